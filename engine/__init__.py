@@ -1,0 +1,1 @@
+"""Pixels in, numbers out: models, rasters, scores and detections. No network service, no database, no daemon."""
