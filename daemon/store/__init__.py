@@ -1,0 +1,36 @@
+"""The daemon's memory: SQLite on one machine, PostgreSQL for many.
+
+The one door of SQLAlchemy and Alembic. :class:`~daemon.store.store.Store` is the whole interface; it is made of one
+class per noun, and speaks in the frozen rows of :mod:`daemon.store.records`. Every method may block on the database,
+may be called from any thread, and raises :class:`daemon.errors.StoreUnavailable` where the database is locked, down,
+full, read-only or not migrated.
+
+::
+
+    Store.open(url, *, clock, max_attempts=5, busy_timeout_s=10.0) -> Store      (a context manager)
+    migrate()  ping()  close()
+
+    register_areas(areas, catalogs: {catalog: [area name, ...]}) -> {name: WatchedArea}
+    areas() -> {name: WatchedArea}                    settled(area=None) -> bool
+    cursor(catalog, area) -> Cursor | None            close_window(catalog, areas, cursor) -> int made pending
+    record_page(catalog, sightings) -> PageCounts     replay(*, scene_ids=(), item_ids=(), failed=False) -> int
+    scene(scene_id) -> SceneRow | None                scenes(*, item_id=None, state=None) -> tuple[SceneRow, ...]
+
+    claim(owner, lease_s) -> Claim | None             renew(claim, lease_s) -> Claim
+    release(claim)                                    fail(claim, error, retry_in_s) -> SceneState
+    finish(claim) -> context manager of Ending:       open_incidents(area)  put_look  put_detection  put_incident
+                                                      put_alert -> bool  done(outcome, reason=None, stats=None)
+
+    earlier_looks(area, family, model_hash, before: Scene, limit) -> tuple[LookRow, ...]   most recent first, unflagged
+    looks_by_id(area, family, model_hash, scene_ids) -> tuple[LookRow, ...]                in the order asked
+    pin_reference(claim, area, family, model_hash, reference_id, look_ids) -> ReferenceRow the first pin wins
+    pinned_reference(scene_id, area, family, model_hash) -> ReferenceRow | None
+    incidents(area=None) -> tuple[IncidentRow, ...]   detections(scene_id) -> tuple[DetectionRow, ...]
+
+    hold_lease(name, owner, ttl_s) -> Lease | None    drop_lease(lease)
+    outbox_batch(limit, *, after_seq=0) -> tuple[OutboxRow, ...]
+    mark_sent(lease, seqs)  mark_attempt(lease, seq, error)  park(lease, seq, error)  unpark() -> int
+    alerts() -> tuple[OutboxRow, ...]                 counts() -> StoreCounts          idle() -> bool
+"""
+
+from __future__ import annotations
