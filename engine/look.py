@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -91,7 +92,7 @@ class Look:
 
     def to_bytes(self) -> bytes:
         """Safetensors with embeddings in half precision and the cell ids as metadata."""
-        arrays = {
+        arrays: dict[str, np.ndarray[Any, Any]] = {
             "odeed": self.odeed.astype(np.float32),
             "water": self.water.astype(np.float32),
             "cls": self.cls.astype(np.float16),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.look import Look
 from engine.tiles import Float32Array
@@ -76,9 +77,10 @@ class Reference:
         )
 
     @property
-    def looks_per_cell(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def looks_per_cell(self) -> npt.NDArray[np.int64]:
         """How many looks show each cell.  (N,)"""
-        return np.isfinite(self.odeed).sum(axis=1)
+        count: npt.NDArray[np.int64] = np.isfinite(self.odeed).sum(axis=1, dtype=np.int64)
+        return count
 
 
 def log_score(score: Float32Array) -> Float32Array:

@@ -57,5 +57,7 @@ def water_share(batch: TileBatch) -> Float32Array:
         return np.full(len(batch), np.nan, dtype=np.float32)
     ground = batch.valid.sum(axis=(1, 2))
     water = mask.sum(axis=(1, 2))
-    share = np.divide(water, ground, out=np.full(len(batch), np.nan), where=ground > 0)
-    return share.astype(np.float32)
+    share: Float32Array = np.divide(
+        water, ground, out=np.full(len(batch), np.nan, np.float32), where=ground > 0, casting="unsafe"
+    )
+    return share

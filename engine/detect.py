@@ -1,0 +1,174 @@
+"""Judged tiles to detections: flagged neighbours joined to one polygon, with kind, rarity and evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from shapely import orient_polygons
+from shapely.geometry import mapping
+
+from engine.calibrate import Budget
+from engine.change import change_from
+from engine.evidence import evidence_of
+from engine.grid import Cell, union_lonlat
+from engine.judge import Basis, DetectSettings, Judgement, judge_pair, judge_place, judge_single
+from engine.look import Look
+from engine.reference import Reference, log_score
+from engine.tiles import BoolArray, Float32Array
+
+Kind = Literal["flood", "anomaly"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Adjacent flagged tiles joined to one polygon."""
+
+    kind: Kind
+    anchor_cell: str
+    """The first of the cells in the order of their ids: a name for the place that rounding cannot change."""
+    cell_ids: tuple[str, ...]
+    geometry: Mapping[str, Any]
+    """GeoJSON Polygon or MultiPolygon, EPSG:4326 lon/lat, exterior rings counter-clockwise."""
+    area_m2: float
+    """Ground covered by the flagged tiles."""
+    score: float
+    """Statistic of the strangest tile."""
+    p_value: float
+    """p-value of the strangest tile."""
+    threshold: float
+    """Statistic above which a tile was flagged."""
+    calibration: Literal["place", "sensor"]
+    """``place`` only where every tile was judged on the place's own history."""
+    extrapolated: bool
+    """Whether a fitted tail gave the threshold or the p-value."""
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one look meant, tile by tile and joined."""
+
+    cell_ids: tuple[str, ...]
+    statistic: Float32Array
+    p_value: Float32Array
+    threshold: Float32Array
+    flagged: BoolArray
+    basis: tuple[Basis, ...]
+    detections: tuple[Detection, ...]
+    budget: Budget | None
+    """What the alert budget meant on this history; None where no tile had one."""
+
+
+def detect(
+    look: Look,
+    reference: Reference,
+    sensor_calibration: Mapping[str, Float32Array],
+    settings: DetectSettings,
+) -> Verdict:
+    """Judge every cell of a look.
+
+    Args:
+        look: the new look.
+        reference: earlier looks over ``look.cell_ids``, in that order.
+        sensor_calibration: the bundle's arrays of the sensor family: ``odeed`` (n,); ``pair_odeed_a``,
+            ``pair_odeed_b``, ``pair_cls_distance`` and, where the family knows water, ``pair_water_a``,
+            ``pair_water_b`` (m,).
+        settings: budget, thresholds and weights.
+    """
+    n = len(look)
+    looks = reference.looks_per_cell
+    place = np.flatnonzero(looks >= settings.min_looks)
+    pair = np.flatnonzero((looks > 0) & (looks < settings.min_looks))
+    single = np.flatnonzero(looks == 0)
+    change = change_from(log_score(look.odeed), look.water, look.cls, reference)
+    cells = [Cell.parse(cell_id) for cell_id in look.cell_ids]
+    neighbours = _neighbours(look.cell_ids, cells)
+
+    judged: list[Judgement] = []
+    budget: Budget | None = None
+    if len(place):
+        part, budget = judge_place(place, change, look, reference, neighbours, settings)
+        judged.append(part)
+    if len(pair):
+        judged.append(judge_pair(pair, change, sensor_calibration, settings))
+    if len(single):
+        judged.append(judge_single(single, look, sensor_calibration, settings))
+
+    statistic = np.full(n, np.nan, np.float32)
+    p_value = np.ones(n, np.float32)
+    threshold = np.full(n, np.inf, np.float32)
+    owner: list[Judgement | None] = [None] * n
+    for part in judged:
+        statistic[part.rows] = part.statistic
+        p_value[part.rows] = part.p_value
+        threshold[part.rows] = part.threshold
+        for row in part.rows:
+            owner[row] = part
+    flagged: BoolArray = np.nan_to_num(statistic, nan=-np.inf) > threshold
+    verdict = Verdict(
+        cell_ids=look.cell_ids,
+        statistic=statistic,
+        p_value=p_value,
+        threshold=threshold,
+        flagged=flagged,
+        basis=tuple(part.basis if part else "single" for part in owner),
+        detections=(),
+        budget=budget,
+    )
+    rows_of = {cell_id: i for i, cell_id in enumerate(look.cell_ids)}
+    groups = _groups([look.cell_ids[i] for i in np.flatnonzero(flagged)], neighbours)
+    large = [[rows_of[cell] for cell in group] for group in groups if len(group) >= settings.min_tiles]
+    detections: list[Detection] = []
+    for rows in large:
+        # How far above its own threshold: the one scale on which tiles of different bases can be compared.
+        peak = max(rows, key=lambda i: (float(statistic[i] - threshold[i]), look.cell_ids[i]))
+        judgement = owner[peak]
+        assert judgement is not None, "a flagged tile was judged"
+        evidence = evidence_of(rows, peak, judgement, look, reference, change, cells)
+        is_flood = bool(np.any(np.nan_to_num(change.water[rows], nan=0.0) >= settings.flood_water_share))
+        detections.append(
+            Detection(
+                kind="flood" if is_flood else "anomaly",
+                anchor_cell=min(look.cell_ids[i] for i in rows),
+                cell_ids=tuple(sorted(look.cell_ids[i] for i in rows)),
+                geometry=mapping(orient_polygons(union_lonlat(tuple(cells[i] for i in rows)))),
+                area_m2=float(sum(cells[i].area_m2 for i in rows)),
+                score=float(statistic[peak]),
+                p_value=float(p_value[peak]),
+                threshold=float(threshold[peak]),
+                calibration="place" if all(verdict.basis[i] == "place" for i in rows) else "sensor",
+                extrapolated=bool(judgement.extrapolated[np.flatnonzero(judgement.rows == peak)[0]]),
+                evidence=evidence,
+            )
+        )
+    return replace(verdict, detections=tuple(detections))
+
+
+def _neighbours(cell_ids: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[str]]:
+    here = set(cell_ids)
+    return {
+        cell_id: [other.id for other in cell.neighbours() if other.id in here]
+        for cell_id, cell in zip(cell_ids, cells, strict=True)
+    }
+
+
+def _groups(flagged: Sequence[str], neighbours: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Flagged cells that touch, each group sorted, groups in the order of their first cell."""
+    left = set(flagged)
+    groups: list[list[str]] = []
+    for start in sorted(flagged):
+        if start not in left:
+            continue
+        left.remove(start)
+        group, frontier = [start], [start]
+        while frontier:
+            for other in neighbours[frontier.pop()]:
+                if other in left:
+                    left.remove(other)
+                    group.append(other)
+                    frontier.append(other)
+        groups.append(sorted(group))
+    return groups
