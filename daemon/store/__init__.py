@@ -34,3 +34,47 @@ full, read-only or not migrated.
 """
 
 from __future__ import annotations
+
+from daemon.store.ending import Ending
+from daemon.store.records import (
+    SCENE_STATES,
+    Claim,
+    Cursor,
+    DetectionRow,
+    IncidentRow,
+    Lease,
+    LookRow,
+    OutboxAlert,
+    OutboxRow,
+    PageCounts,
+    ReferenceRow,
+    Role,
+    SceneRow,
+    SceneState,
+    Sighting,
+    StoreCounts,
+    WatchedArea,
+)
+from daemon.store.store import Store
+
+__all__ = [
+    "SCENE_STATES",
+    "Claim",
+    "Cursor",
+    "DetectionRow",
+    "Ending",
+    "IncidentRow",
+    "Lease",
+    "LookRow",
+    "OutboxAlert",
+    "OutboxRow",
+    "PageCounts",
+    "ReferenceRow",
+    "Role",
+    "SceneRow",
+    "SceneState",
+    "Sighting",
+    "Store",
+    "StoreCounts",
+    "WatchedArea",
+]

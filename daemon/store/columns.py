@@ -12,7 +12,7 @@ _WIDTH = len("2026-01-01T00:00:00.000000Z")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC to the microsecond: ``timestamptz`` on PostgreSQL, text of one fixed width on SQLite, so that it sorts."""
+    """Aware UTC to the microsecond: ``timestamptz`` on PostgreSQL, text of one width on SQLite, so that it sorts."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -40,3 +40,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         if not isinstance(parsed, datetime):
             raise TypeError(f"expected a time from the database, got {value!r}")
         return parsed.astimezone(UTC)
+
+
+def storable_text(text: str) -> str:
+    """Replace what a text column cannot hold (NUL on PostgreSQL, lone surrogates on both) in a message for people."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
