@@ -231,10 +231,10 @@ class KafkaSink:
             "replication_factor": settings.replication,
             "configs": {"min.insync.replicas": "2" if settings.replication >= 3 else "1"},
         }
-        with KafkaAdminClient(**self._client_options()) as admin:
-            # It exists, or an operator has to create it: the first send tells which.
-            with contextlib.suppress(kafka_errors.TopicAlreadyExistsError, kafka_errors.AuthorizationError):
-                admin.create_topics({settings.topic: topic}, wait_for_metadata=True)
+        # Where this is refused the topic exists, or an operator has to create it: the first send tells which.
+        refused = (kafka_errors.TopicAlreadyExistsError, kafka_errors.AuthorizationError)
+        with KafkaAdminClient(**self._client_options()) as admin, contextlib.suppress(*refused):
+            admin.create_topics({settings.topic: topic}, wait_for_metadata=True)
 
     def _client_options(self) -> Mapping[str, Any]:
         settings = self._settings
