@@ -48,7 +48,7 @@ class MaskSpec:
     """Keys of the asset that holds it, tried in this order."""
     names: tuple[str, ...] = ()
     """Names in band lists and band descriptions, for a file that holds it beside the data."""
-    classes: Mapping[int, SkipReason] = MappingProxyType({})
+    classes: tuple[tuple[int, SkipReason], ...] = ()
     """Class values that are not clear ground, and why (``scl``)."""
     threshold_percent: float = 40.0
     """A pixel more probably cloudy than this is cloud (``cloud-probability``)."""
@@ -100,9 +100,7 @@ _SCL = MaskSpec(
     kind="scl",
     asset_keys=("scl", "SCL", "SCL_20m"),
     names=("SCL", "scl"),
-    classes=MappingProxyType(
-        {0: "nodata", 1: "saturated", 3: "shadow", 8: "cloud", 9: "cloud", 10: "cloud"},
-    ),
+    classes=((0, "nodata"), (1, "saturated"), (3, "shadow"), (8, "cloud"), (9, "cloud"), (10, "cloud")),
     grow_m=20.0,
 )
 

@@ -1,0 +1,53 @@
+"""Rectangles of the cell grid, and files whose pixels fit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from affine import Affine
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridWindow:
+    """A rectangle of pixels on the cell grid of one zone."""
+
+    epsg: int
+    """Zone."""
+    gsd_m: float
+    """Pixel size, metres."""
+    west: int
+    """First column of pixels, counted eastwards from easting 0."""
+    south: int
+    """First row of pixels, counted northwards from northing 0."""
+    width: int
+    """Columns."""
+    height: int
+    """Rows."""
+
+    @property
+    def north(self) -> int:
+        """The row beyond the last, counted northwards."""
+        return self.south + self.height
+
+    @property
+    def transform(self) -> Affine:
+        """From (column, row), origin north-west, to metres."""
+        return Affine(self.gsd_m, 0.0, self.west * self.gsd_m, 0.0, -self.gsd_m, self.north * self.gsd_m)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east, north, metres."""
+        gsd_m = self.gsd_m
+        return self.west * gsd_m, self.south * gsd_m, (self.west + self.width) * gsd_m, self.north * gsd_m
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lattice:
+    """A file whose pixels are whole groups of grid pixels: it is read without resampling."""
+
+    ratio: int
+    """Grid pixels along a side of a file pixel."""
+    west: int
+    """Grid column of the file's west edge."""
+    north: int
+    """Grid row of the file's north edge."""
