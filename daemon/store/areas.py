@@ -106,7 +106,7 @@ class Areas:
 
     def settled(self, area: str | None = None) -> bool:
         """Whether every active catalog of ``area`` (of all areas where None) has closed its first window."""
-        waiting = select(CURSOR.c.catalog).join(AREA).where(CURSOR.c.active, AREA.c.active, ~CURSOR.c.settled)
+        waiting = select(1).select_from(CURSOR.join(AREA)).where(CURSOR.c.active, AREA.c.active, ~CURSOR.c.settled)
         if area is not None:
             waiting = waiting.where(CURSOR.c.area == area)
         with self._database.read() as connection:

@@ -44,9 +44,8 @@ class Counts:
 
         Scenes of windows that are still open do not count either; see ``settled``.
         """
-        to_score = (
-            select(SCENE.c.scene_id).join(SCENE_AREA).join(AREA).where(_WAITING, ~SCENE_AREA.c.done, AREA.c.active)
-        )
+        places = SCENE.join(SCENE_AREA).join(AREA)
+        to_score = select(1).select_from(places).where(_WAITING, ~SCENE_AREA.c.done, AREA.c.active)
         with self._database.read() as connection:
             return not connection.execute(
                 select(or_(exists(to_score), exists(select(OUTBOX.c.seq).where(_UNSENT))))
