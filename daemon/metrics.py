@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from daemon.clock import Clock
 from daemon.store.records import SceneState, StoreCounts
+from engine.sensors import SkipReason
 
 SceneOutcome = Literal["scored", "skipped", "failed", "retried"]
 TileResult = Literal["scored", "skipped"]
@@ -45,6 +46,8 @@ class Metric:
     """What to do, or to look at, when it is off."""
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram's buckets, seconds."""
+    zeros: bool = True
+    """Where all labels are closed: every combination exists from the start, as zero."""
 
 
 def _closed(literal: Any) -> tuple[str, ...]:
@@ -122,10 +125,8 @@ CATALOGUE: tuple[Metric, ...] = (
         name="vigie_tiles_total",
         kind="counter",
         help="Tiles, scored or skipped.",
-        labels={
-            "result": _closed(TileResult),
-            "reason": "none for a scored tile; for a skipped one a reason of the tile reader",
-        },
+        labels={"result": _closed(TileResult), "reason": ("none", *_closed(SkipReason))},
+        zeros=False,
         look="Mostly skipped: clouds, or a mask that is read wrongly.",
     ),
     Metric(
@@ -215,7 +216,7 @@ class Metrics:
         """Count one attempt at a scene."""
         self._by_name["vigie_scenes_total"].labels(outcome=outcome).inc()
 
-    def tiles(self, scored: int, skipped: Mapping[str, int]) -> None:
+    def tiles(self, scored: int, skipped: Mapping[SkipReason, int]) -> None:
         """Count the tiles of a scene: how many were scored, and how many were skipped for each reason."""
         counter = self._by_name["vigie_tiles_total"]
         counter.labels(result="scored", reason="none").inc(scored)
@@ -258,14 +259,14 @@ class Metrics:
 
 
 def _made(metric: Metric, registry: CollectorRegistry) -> Any:
-    """Return the Prometheus object; series whose labels are all closed exist from the start, as zeros."""
+    """Return the Prometheus object; a series that exists as zero from the start makes `rate` see its first event."""
     made: Any
     if metric.kind == "histogram":
         made = Histogram(metric.name, metric.help, list(metric.labels), registry=registry, buckets=metric.buckets)
     else:
         kind = Counter if metric.kind == "counter" else Gauge
         made = kind(metric.name, metric.help, list(metric.labels), registry=registry)
-    if metric.labels and all(not isinstance(values, str) for values in metric.labels.values()):
+    if metric.zeros and metric.labels and all(not isinstance(values, str) for values in metric.labels.values()):
         for labels in _every(metric.labels):
             made.labels(**labels)
     return made
