@@ -1,0 +1,144 @@
+"""``vigie train ...`` and ``vigie export``: the commands of the training room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from engine.errors import VigieError
+from training.denoiser import DenoiserTraining, measure_sigma_data, open_pool
+from training.display import StepDisplay
+from training.loop import Trainee, measure_steps, run
+from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
+from training.runfolder import machine, write_run
+from training.xstars import XstarsTraining, open_sources
+
+train = typer.Typer(help="Train the networks that the daemon serves.", no_args_is_help=True)
+
+Seed = Annotated[int, typer.Option(help="Seed of weights, tiles and noise.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps; the schedules are fitted to it.")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="Instead of --steps: as many as fit, by a short timing.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")]
+Out = Annotated[Path, typer.Option(help="Run folder to write; a killed run in it goes on where its checkpoint stands.")]
+
+
+@train.command()
+def denoiser(
+    data: Annotated[Path, typer.Option(help="Folder of training images in the preset's layout.")],
+    out: Out,
+    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(DENOISERS)}.")] = "sentinel-2",
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Tiles per step, instead of the preset's.")] = None,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an EDM denoiser on normal images of one family."""
+
+    def prepare() -> tuple[Callable[[], DenoiserTraining], dict[str, Any]]:
+        chosen = denoiser_preset(preset)
+        chosen = replace(chosen, batch=batch) if batch else chosen
+        pool, digest = open_pool(chosen, data)
+        sigma_data = measure_sigma_data(pool, chosen.tile_px, seed)
+        config = {
+            "kind": "denoiser",
+            "preset": as_json(chosen),
+            "seed": seed,
+            "data": {chosen.layout: digest},
+            "images": len(pool),
+            "sigma_data": sigma_data,
+        }
+        return lambda: DenoiserTraining(chosen, pool, sigma_data, seed), config
+
+    _train(prepare, out, steps, minutes, threads, dry_run)
+
+
+@train.command()
+def xstars(
+    out: Out,
+    ombria: Annotated[Path | None, typer.Option(help="Folder in the OMBRIA layout.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Aerial images in one sub-folder per class.")] = None,
+    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(ENCODERS)}.")] = "tiny",
+    msad: Annotated[str | None, typer.Option(help="position or off, instead of the preset's.")] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the X-STARS encoder by DINO and the multi-sensor alignment loss."""
+
+    def prepare() -> tuple[Callable[[], XstarsTraining], dict[str, Any]]:
+        chosen = encoder_preset(preset)
+        chosen = replace(chosen, msad=msad) if msad else chosen
+        pools, sources, digests = open_sources(chosen, ombria, classes)
+        config = {
+            "kind": "xstars",
+            "preset": as_json(chosen),
+            "seed": seed,
+            "data": digests,
+            "images": sum(len(pool) for pool in pools),
+            "pairs": [list(source.sensors) for source in sources],
+        }
+        return lambda: XstarsTraining(chosen, pools, sources, seed), config
+
+    _train(prepare, out, steps, minutes, threads, dry_run)
+
+
+def _train(
+    prepare: Callable[[], tuple[Callable[[], DenoiserTraining | XstarsTraining], dict[str, Any]]],
+    out: Path,
+    steps: int | None,
+    minutes: float | None,
+    threads: int,
+    dry_run: bool,
+) -> None:
+    console = Console(stderr=True)
+    if (steps is None) == (minutes is None):
+        raise typer.BadParameter("give either --steps or --minutes")
+    torch.set_num_threads(threads)
+    try:
+        make, config = prepare()
+        if dry_run:
+            _print_json({**config, "steps": steps, "minutes": minutes, "threads": threads})
+            return
+        if steps is None:
+            console.print(f"timing a few steps to fill {minutes} minutes ...")
+            steps = measure_steps(make, minutes or 0.0, time.monotonic)
+        out.mkdir(parents=True, exist_ok=True)
+        trainee = make()
+        with StepDisplay(console, steps) as display:
+            seconds = run(trainee, out, steps, clock=time.monotonic, show=display.show)
+        last = dict(display.last.report.losses) if display.last else {}
+        write_run(
+            out,
+            {**config, "steps": steps, "seconds": round(seconds, 1), "last_losses": last, **machine(threads)},
+            trainee.weights(),
+        )
+    except VigieError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+        raise typer.Exit(1) from error
+    console.print(f"{out}: {steps} steps in {seconds / 60:.1f} minutes")
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2, sort_keys=True, default=list))
+
+
+def as_trainee(training: DenoiserTraining | XstarsTraining) -> Trainee:
+    """The same object, as the loop sees it: holds the two to the protocol when types are checked."""
+    return training
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,150 @@
+"""What the shipped networks are trained with: one frozen value per network, printed by ``--dry-run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from engine.unet import UnetConfig
+from engine.vit import VitConfig
+from training.errors import RunInvalid
+from training.pool import Augmentation
+
+HELD_OUT_EVENTS = ("B", "C", "K")
+"""OMBRIA event blocks that no network is trained on: they calibrate and judge."""
+
+OMBRIA_GAINS = (0.00256, 0.00256, 0.00256)
+"""Reflectance per 8-bit number of OMBRIA's SWIR, NIR and red: an assumption, made by ``vigie train quantiles``."""
+
+AERIAL_GAINS = (1 / 255, 1 / 255, 1 / 255)
+"""Aerial 8-bit numbers are read as dn / 255, here as in the daemon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserPreset:
+    """One EDM denoiser of one family."""
+
+    name: str
+    layout: str
+    """How the training folder is laid out: ``ombria`` or ``classes``."""
+    family: str
+    bands: tuple[str, ...]
+    gsd_range_m: tuple[float, float]
+    gains: tuple[float, ...]
+    """Reflectance per 8-bit number, one per band."""
+    tile_px: int = 64
+    unet: UnetConfig = field(
+        default_factory=lambda: UnetConfig(in_chans=3, width=16, mults=(1, 2, 4, 6), blocks=1, attention=True)
+    )
+    """Narrow at full resolution: on 2 CPU cores it is 3 times faster than width 32 with as many parameters."""
+    batch: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 50
+    ema: float = 0.995
+    p_mean: float = -1.2
+    """P_mean of Karras et al. for σ_data = 0.5; training shifts it by ln(σ_data / 0.5)."""
+    p_std: float = 1.2
+    wide: float = 0.15
+    """Share of noise levels drawn log-uniform over the whole range that ODEED integrates over."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    held_out_events: tuple[str, ...] = ()
+    sides_px: tuple[int, ...] = ()
+    """Sides that each image is area-averaged to, to show coarser pixels; empty: as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class XstarsPreset:
+    """One encoder for all families, trained by DINO and MSAD."""
+
+    name: str
+    vit: VitConfig = field(default_factory=lambda: VitConfig(patch_size=8, depth=6, drop_path=0.1))
+    tile_px: int = 64
+    source_px: int = 96
+    """Side of the window that a DINO sample's crops are cut from."""
+    local_px: int = 32
+    global_crops: int = 2
+    local_crops: int = 4
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    head_hidden: int = 512
+    bottleneck: int = 256
+    prototypes: int = 4096
+    """DINO's 65,536 for ImageNet; few thousand images and a small batch cannot fill so many."""
+    msad: str = "position"
+    """``position`` or ``off``."""
+    msad_weight: float = 0.1
+    """α of ``total = DINO + α MSAD``."""
+    msad_dim: int = 1024
+    temperature: float = 0.1
+    target_temperature: float = 0.1
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    teacher_momentum: float = 0.996
+    centre_momentum: float = 0.9
+    batch: int = 24
+    pairs: int = 24
+    lr: float = 5e-4
+    """Peak. DINO's 5e-4·batch/256 is for hundreds of epochs; a run of minutes needs larger steps."""
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    warmup: int = 50
+    freeze_last: int = 50
+    """Steps during which the prototypes are not trained."""
+    clip: float = 3.0
+    gains: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: {"ombria": OMBRIA_GAINS, "classes": AERIAL_GAINS, "sentinel-1": AERIAL_GAINS}
+    )
+    held_out_events: tuple[str, ...] = HELD_OUT_EVENTS
+
+
+DENOISERS: Mapping[str, DenoiserPreset] = {
+    "sentinel-2": DenoiserPreset(
+        name="sentinel-2",
+        layout="ombria",
+        family="sentinel-2",
+        bands=("swir16", "nir", "red"),
+        gsd_range_m=(10.0, 10.0),
+        gains=OMBRIA_GAINS,
+        held_out_events=HELD_OUT_EVENTS,
+    ),
+    "aerial": DenoiserPreset(
+        name="aerial",
+        layout="classes",
+        family="aerial",
+        bands=("red", "green", "blue"),
+        gsd_range_m=(0.3, 2.5),
+        gains=AERIAL_GAINS,
+        # 192 px of about 0.4 m become 128 px of 0.6 m and 64 px of 1.2 m, near the daemon's 0.625 and 1.25 m cells.
+        sides_px=(192, 128, 64),
+    ),
+}
+
+ENCODERS: Mapping[str, XstarsPreset] = {"tiny": XstarsPreset(name="tiny")}
+
+
+def denoiser_preset(name: str) -> DenoiserPreset:
+    """A denoiser preset by name.
+
+    Raises:
+        RunInvalid: there is none of that name.
+    """
+    if name not in DENOISERS:
+        raise RunInvalid(f"no denoiser preset {name!r}; there are {', '.join(DENOISERS)}")
+    return DENOISERS[name]
+
+
+def encoder_preset(name: str) -> XstarsPreset:
+    """An encoder preset by name.
+
+    Raises:
+        RunInvalid: there is none of that name.
+    """
+    if name not in ENCODERS:
+        raise RunInvalid(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def as_json(preset: DenoiserPreset | XstarsPreset) -> dict[str, Any]:
+    """Plain values, ready for JSON."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preset).items()}

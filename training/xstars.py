@@ -1,0 +1,205 @@
+"""Trains the X-STARS encoder: DINO on every image, MSAD on co-located pairs.
+
+``total = DINO + α·MSAD`` (Marsocci & Audebert 2025). One trunk and one patch embedding serve all sensors, which is
+possible because each has three bands here. What is random in a step is drawn from (seed, step): see
+:class:`training.loop.Trainee`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.vit import VisionTransformer
+from training.checkpoint import load_optimizer, optimizer_tensors
+from training.classfolder import ClassFolder
+from training.dino import DinoHead, DinoLoss, update_teacher
+from training.errors import RunInvalid
+from training.loop import StepReport
+from training.msad import ProjectionHead, msad_position
+from training.ombria import OmbriaFolder, read_rgb
+from training.pairs import PairSource, before_and_dry_after, fine_and_coarse, radar_and_optical
+from training.pool import ImagePool
+from training.presets import XstarsPreset
+from training.schedules import cosine, warmup_cosine
+from training.views import ViewRanges, multi_crop
+
+MODES = ("position", "off")
+
+
+class XstarsTraining:
+    """Student, teacher, heads and optimiser; a :class:`training.loop.Trainee`."""
+
+    def __init__(
+        self, preset: XstarsPreset, pools: Sequence[ImagePool], sources: Sequence[PairSource], seed: int
+    ) -> None:
+        if preset.msad not in MODES:
+            raise RunInvalid(f"MSAD mode {preset.msad!r} is not one of {', '.join(MODES)}")
+        self.preset = preset
+        self.pools = pools
+        self.sources = sources
+        self.seed = seed
+        dim = preset.vit.dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.student = VisionTransformer.from_config(preset.vit)
+            self.student_head = _head(preset)
+            sensors = sorted({name for source in sources for name in source.sensors})
+            # ModuleDict keys may hold no dots; sensor names have none.
+            self.projections = nn.ModuleDict({name: ProjectionHead(dim, preset.msad_dim) for name in sensors})
+        self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.student_head).eval().requires_grad_(False)
+        self.dino = DinoLoss(
+            preset.prototypes,
+            student_temperature=preset.student_temperature,
+            centre_momentum=preset.centre_momentum,
+        )
+        self.optimizer = torch.optim.AdamW(_groups([self.student, self.student_head, self.projections]), lr=preset.lr)
+
+    def step(self, index: int, steps: int) -> StepReport:
+        """One step on one multi-crop batch and one batch of pairs."""
+        preset = self.preset
+        rng = np.random.default_rng((self.seed, index))
+        lr = self._schedule(index, steps)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**62)))  # stochastic depth draws from torch's global generator
+            dino, teacher_out = self._dino(rng)
+            losses = {"dino": dino}
+            if preset.msad != "off" and self.sources:
+                losses["msad"] = self._msad(rng, index)
+            total = dino + preset.msad_weight * losses["msad"] if "msad" in losses else dino
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+        if index < preset.freeze_last:
+            self.student_head.prototypes.grad = None
+        for part in (self.student, self.student_head, self.projections):
+            torch.nn.utils.clip_grad_norm_(part.parameters(), preset.clip)
+        self.optimizer.step()
+        self.dino.update_centre(teacher_out)
+        momentum = cosine(index / max(1, steps - 1), start=preset.teacher_momentum, end=1.0)
+        update_teacher(self.teacher, self.student, momentum)
+        update_teacher(self.teacher_head, self.student_head, momentum)
+        shown = {"loss": float(total.detach()), **{name: float(value.detach()) for name, value in losses.items()}}
+        return StepReport(losses=shown, lr=lr, images=preset.batch + (2 * preset.pairs if "msad" in losses else 0))
+
+    def _dino(self, rng: np.random.Generator) -> tuple[Tensor, list[Tensor]]:
+        preset = self.preset
+        large, small = multi_crop(rng, self.pools, preset, ViewRanges())
+        self.student.train()
+        student = [self._outputs(self.student, self.student_head, views) for views in (large, small) if views]
+        with torch.no_grad():
+            teacher = self._outputs(self.teacher, self.teacher_head, large)
+        loss: Tensor = self.dino([out for group in student for out in group], teacher, preset.teacher_temperature)
+        return loss, teacher
+
+    def _msad(self, rng: np.random.Generator, index: int) -> Tensor:
+        preset = self.preset
+        # One kind of pair per step: the batch's other pairs are then negatives of the same kind, not easy ones.
+        source = self.sources[index % len(self.sources)]
+        a, b = source.pairs(rng, preset.pairs, preset.tile_px)
+        _, tokens = self.student(torch.from_numpy(np.concatenate([a, b])))
+        first, second = tokens.chunk(2)
+        return msad_position(
+            self.projections[source.sensors[0]](first),
+            self.projections[source.sensors[1]](second),
+            temperature=preset.temperature,
+            target_temperature=preset.target_temperature,
+        )
+
+    def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Tensor]) -> list[Tensor]:
+        cls, _ = trunk(torch.cat(views))
+        return list(head(cls).chunk(len(views)))
+
+    def _schedule(self, index: int, steps: int) -> float:
+        preset = self.preset
+        lr = warmup_cosine(index, steps=steps, warmup=min(preset.warmup, steps // 2), peak=preset.lr, floor=1e-6)
+        decay = cosine(index / max(1, steps - 1), start=preset.weight_decay[0], end=preset.weight_decay[1])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        return lr
+
+    def weights(self) -> dict[str, Tensor]:
+        """The teacher's trunk: what is served (the better one of the two, as in DINO)."""
+        return {name: value.detach().clone().contiguous() for name, value in self.teacher.state_dict().items()}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "student": self.student,
+            "student_head": self.student_head,
+            "teacher": self.teacher,
+            "teacher_head": self.teacher_head,
+            "projections": self.projections,
+            "dino": self.dino,
+        }
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All state, by name: heads, centre and optimiser too."""
+        named = {
+            f"{part}.{name}": value
+            for part, module in self._modules().items()
+            for name, value in module.state_dict().items()
+        }
+        return {**named, **optimizer_tensors(self.optimizer)}
+
+    def load(self, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
+        """Take up the state of :meth:`tensors`."""
+        for part, module in self._modules().items():
+            prefix = part + "."
+            module.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
+        load_optimizer(self.optimizer, tensors)
+
+
+def open_sources(
+    preset: XstarsPreset, ombria: Path | None, classes: Path | None
+) -> tuple[list[ImagePool], list[PairSource], dict[str, str]]:
+    """Image pools for DINO, pair sources for MSAD, and the digests of the folders, held-out parts left out.
+
+    Raises:
+        TrainingDataInvalid: a folder is not of its layout.
+        RunInvalid: no folder is given.
+    """
+    pools: list[ImagePool] = []
+    sources: list[PairSource] = []
+    digests: dict[str, str] = {}
+    if ombria is not None:
+        folder = OmbriaFolder.open(ombria)
+        images = folder.of_events(event for event in folder.events if event not in preset.held_out_events)
+        gains = preset.gains["ombria"]
+        looks = [read_rgb(path) for image in images for path in (image.before, image.after)]
+        pools.append(ImagePool(images=looks, gains=gains))
+        sources.append(before_and_dry_after(images, gains))
+        if any(image.s1_before for image in images):
+            sources.append(radar_and_optical(images, gains, preset.gains["sentinel-1"]))
+        digests["ombria"] = folder.digest()
+    if classes is not None:
+        aerial = ClassFolder.open(classes)
+        train, _ = aerial.halves()
+        gains = preset.gains["classes"]
+        pools.append(ImagePool(images=[read_rgb(image.path) for image in train], gains=gains))
+        sources.append(fine_and_coarse(train, gains))
+        digests["classes"] = aerial.digest()
+    if not pools:
+        raise RunInvalid("no training images: give --ombria, --classes, or both")
+    return pools, sources, digests
+
+
+def _head(preset: XstarsPreset) -> DinoHead:
+    return DinoHead(
+        preset.vit.dim, hidden=preset.head_hidden, bottleneck=preset.bottleneck, prototypes=preset.prototypes
+    )
+
+
+def _groups(modules: Iterable[nn.Module]) -> list[dict[str, object]]:
+    """Biases, norms and position embeddings are not decayed."""
+    named = [pair for module in modules for pair in module.named_parameters()]
+    decayed = [value for name, value in named if value.ndim > 1 and "pos_" not in name and "cls_token" not in name]
+    kept = [value for name, value in named if value.ndim <= 1 or "pos_" in name or "cls_token" in name]
+    return [{"params": decayed, "decays": True}, {"params": kept, "decays": False}]
