@@ -108,7 +108,7 @@ CATALOGUE: tuple[Metric, ...] = (
         look="Failures: `vigie replay --failed` after the cause in the log is gone.",
     ),
     Metric(
-        name="vigie_scenes",
+        name="vigie_queue_scenes",
         kind="gauge",
         help="Scenes in the store, by state.",
         labels={"state": _closed(SceneState)},
@@ -251,7 +251,7 @@ class Metrics:
     def store(self, counts: StoreCounts) -> None:
         """Show the store's counts."""
         for state in _closed(SceneState):
-            self._by_name["vigie_scenes"].labels(state=state).set(counts.scenes.get(cast("SceneState", state), 0))
+            self._by_name["vigie_queue_scenes"].labels(state=state).set(counts.scenes.get(cast("SceneState", state), 0))
         self._by_name["vigie_queue_oldest_age_seconds"].set(counts.pending_oldest_age_s or 0.0)
         self._by_name["vigie_outbox_messages"].set(counts.outbox_unsent)
         self._by_name["vigie_outbox_parked_messages"].set(counts.outbox_parked)

@@ -53,8 +53,10 @@ class JsonLinesSink:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         target = self._path if self._path.exists() else folder
+        if not folder.is_dir():
+            raise SinkUnavailable(f"{folder} is a file where a folder is needed; move it, or choose another path")
         if not os.access(target, os.W_OK):
-            raise SinkUnavailable(f"{target} cannot be written to; change its owner, or sinks.files.path")
+            raise SinkUnavailable(f"{target} cannot be written to; change its owner, or choose another path")
 
     def close(self) -> None:
         """Close the file; the next ``send`` opens it again."""

@@ -153,12 +153,19 @@ class KafkaSink:
             producer.close(timeout=2.0 if self._last_error is None else 0.0)
 
     def _send_checked(self, wave: Sequence[Message]) -> list[DeliveryResult]:
-        """Send a wave; one message too large condemns its whole batch, so each refused one is tried alone."""
+        """Send a wave, and each message that was refused once more alone.
+
+        One message too large condemns its whole batch, and an idempotent producer fails everything after it
+        with the same error: so a refusal ends the producer, and only one that is met alone is believed.
+        """
         outcome = self._send_wave(wave)
-        if len(wave) > 1:
-            for index, result in enumerate(outcome):
-                if result.refused:
+        for index, result in enumerate(outcome):
+            if result.refused:
+                self.close()
+                if len(wave) > 1:
                     outcome[index] = self._send_wave([wave[index]])[0]
+                    if outcome[index].refused:
+                        self.close()
         return outcome
 
     def _send_wave(self, wave: Sequence[Message]) -> list[DeliveryResult]:
