@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 TimeAxis = Literal["datetime", "created", "updated"]
@@ -52,6 +52,23 @@ class Catalog(Protocol):
     @property
     def base(self) -> str:
         """The catalog's root: a URL, or an absolute path where the catalog is a local folder."""
+        ...
+
+    @property
+    def longest_window(self) -> timedelta | None:
+        """The longest span of time that one query should cover; None: any.
+
+        APIs give no more than so many results for one search, whatever it found.
+        """
+        ...
+
+    @property
+    def reads_everything(self) -> bool:
+        """True where every query reads the whole catalog, as with static catalogs.
+
+        Then narrow windows save nothing, and each poll asks for the whole span: an Item that is added late with an old
+        time is found all the same.
+        """
         ...
 
     def axes(self) -> frozenset[TimeAxis]:

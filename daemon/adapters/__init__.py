@@ -1,0 +1,1 @@
+"""Doors to the outside: catalogs, brokers, files, each with a twin in memory."""
