@@ -171,7 +171,7 @@ class VisionTransformer(nn.Module):
             )
         if x.shape[2] % size or x.shape[3] % size:
             raise InputMismatch(
-                f"encoder input is {x.shape[2]} x {x.shape[3]} px; both sides must be multiples of the patch size {size}"
+                f"encoder input is {x.shape[2]} x {x.shape[3]} px; sides must be multiples of its patch size {size}"
             )
 
 
