@@ -90,7 +90,7 @@ class Database:
             event.listen(db, "connect", partial(_prepare_postgresql, busy_timeout_s))
         else:
             raise ConfigError(f"the store cannot use {backend!r}; write sqlite:///FILE or postgresql://USER@HOST/NAME")
-        event.listen(db, "handle_error", _translate)
+        event.listen(db, "handle_error", partial(_translate, str(db.url)))
         return cls(db, clock)
 
     @property
@@ -190,16 +190,16 @@ def _prepare_postgresql(lock_timeout_s: float, dbapi_connection: Any, record: An
     dbapi_connection.commit()
 
 
-def _translate(context: ExceptionContext) -> None:
+def _translate(where: str, context: ExceptionContext) -> None:
     """Turn whatever SQLAlchemy or a driver raises into an error of ours; called by SQLAlchemy, raises by contract."""
     original = context.original_exception
-    if isinstance(original, VigieError):
+    # A pooled connection that has died is no fault yet: the pool opens another, and only that may fail.
+    if context.is_pre_ping or isinstance(original, VigieError):
         return
     if isinstance(original, (ValueError, TypeError)):
         raise original
     if not isinstance(context.sqlalchemy_exception, sa_exc.DBAPIError):
         return
-    where = str(context.engine.url) if context.engine is not None else "of the store"
     said = " ".join(f"{type(original).__name__}: {original}".split())
     remedy = next((remedy for symptom, remedy in _REMEDIES.items() if symptom in said.lower()), None)
     if remedy is None and isinstance(context.sqlalchemy_exception, _REFUSALS):

@@ -73,8 +73,9 @@ class Ending:
                 attempts=0,
             )
             .on_conflict_do_nothing(index_elements=["alert_id"])
+            .returning(OUTBOX.c.seq)
         )
-        return inserted.rowcount == 1
+        return inserted.one_or_none() is not None
 
     def has_alert(self, alert_id: str) -> bool:
         """Whether an alert with this id was ever laid into the outbox."""

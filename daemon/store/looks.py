@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, exists, literal, select, tuple_
 
 from daemon.scenes import Scene
 from daemon.store.claims import check_claim
+from daemon.store.columns import UtcDateTime
 from daemon.store.database import Database
 from daemon.store.records import Claim, LookRow, ReferenceRow
 from daemon.store.schema import LOOK, REFERENCE, SCENE, SCENE_REFERENCE
@@ -42,7 +43,8 @@ class Looks:
             .where(
                 _of(area, family, model_hash),
                 ~LOOK.c.flagged,
-                tuple_(LOOK.c.sensing_time, LOOK.c.scene_id) < tuple_(before.sensing_time, before.scene_id),
+                tuple_(LOOK.c.sensing_time, LOOK.c.scene_id)
+                < tuple_(literal(before.sensing_time, UtcDateTime), literal(before.scene_id)),
                 scene.c.identity != before.identity,
                 ~is_replaced,
             )
