@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import rasterio
 import shapely
-from affine import Affine
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject, transform, transform_bounds
@@ -21,8 +20,8 @@ from rasterio.windows import Window
 from engine.errors import RasterCorrupt, RasterRefused
 from engine.grid import is_utm, utm_epsg_for
 from engine.raster.checks import check
-from engine.raster.gdal import gdal, gdal_name, translated
-from engine.raster.window import GridWindow, Lattice
+from engine.raster.gdal import gdal, gdal_name, shown, translated
+from engine.raster.window import GridWindow, Lattice, apply, part_of
 from engine.read_plan import RasterInfo, ReadLimits
 from engine.tiles import Float32Array
 
@@ -30,11 +29,12 @@ from engine.tiles import Float32Array
 class RasterFile:
     """An open GeoTIFF. A context manager; one thread at a time (GDAL handles are not shared)."""
 
-    def __init__(self, href: str, dataset: Any, limits: ReadLimits) -> None:
+    def __init__(self, href: str, dataset: Any, limits: ReadLimits, size: int | None) -> None:
         self.href = href
+        self._size = size
         self._dataset = dataset
         self._limits = limits
-        self._present: set[tuple[int, int, int]] = set()
+        self._sound: set[tuple[int, int, int]] = set()
 
     @classmethod
     def open(cls, href: str, limits: ReadLimits, *, remaining_s: float | None = None) -> Self:
@@ -45,8 +45,9 @@ class RasterFile:
             RasterCorrupt: empty, not a GeoTIFF, without CRS or geotransform.
             RasterUnavailable: its server failed, or it is not there.
         """
-        name = gdal_name(href, limits)
-        with gdal(limits, remaining_s or limits.timeout_s), translated(href, "opening"), warnings.catch_warnings():
+        left_s = remaining_s or limits.timeout_s
+        name, size = gdal_name(href, limits, left_s)
+        with gdal(limits, left_s), translated(href, "opening"), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # Reported below as the error that it is.
             dataset = rasterio.open(name, driver="GTiff")
         try:
@@ -54,7 +55,7 @@ class RasterFile:
         except BaseException:
             dataset.close()
             raise
-        return cls(href, dataset, limits)
+        return cls(href, dataset, limits, size)
 
     def __enter__(self) -> Self:
         return self
@@ -81,10 +82,10 @@ class RasterFile:
 
     def centre_lonlat(self) -> tuple[float, float]:
         """The middle of the file, EPSG:4326."""
-        x, y = self._dataset.transform * (self._dataset.width / 2, self._dataset.height / 2)
+        x, y = apply(self._dataset.transform, self._dataset.width / 2, self._dataset.height / 2)
         lon, lat = transform(self._dataset.crs, "EPSG:4326", [x], [y])
         if not (math.isfinite(lon[0]) and math.isfinite(lat[0])):
-            raise RasterCorrupt(f"file {self.href} lies nowhere on Earth by its own CRS and geotransform")
+            raise RasterCorrupt(f"file {shown(self.href)} lies nowhere on Earth by its own CRS and geotransform")
         return lon[0], lat[0]
 
     def zone(self) -> int:
@@ -99,7 +100,7 @@ class RasterFile:
         try:
             return utm_epsg_for(*self.centre_lonlat())
         except ValueError as error:
-            raise RasterRefused(f"file {self.href} cannot be put on the cell grid: {error}") from error
+            raise RasterRefused(f"file {shown(self.href)} cannot be put on the cell grid: {error}") from error
 
     def footprint(self, epsg: int) -> shapely.Polygon:
         """Its outline in metres of a zone, edges followed closely."""
@@ -108,7 +109,7 @@ class RasterFile:
         t = np.linspace(0.0, 1.0, steps, endpoint=False)
         cols = np.concatenate([t * width, np.full(steps, width), (1 - t) * width, np.zeros(steps)])
         rows = np.concatenate([np.zeros(steps), t * height, np.full(steps, height), (1 - t) * height])
-        xs, ys = self._dataset.transform * (cols, rows)
+        xs, ys = apply(self._dataset.transform, cols, rows)
         if steps > 1:
             xs, ys = transform(self._dataset.crs, f"EPSG:{epsg}", xs.tolist(), ys.tolist())
         return shapely.Polygon(np.stack([xs, ys], axis=1))
@@ -117,7 +118,7 @@ class RasterFile:
         """Pixel size at the centre, metres: the side of a square of the pixel's area."""
         epsg = utm_epsg_for(*self.centre_lonlat()) if self._dataset.crs.is_geographic else self.zone()
         col, row = self._dataset.width / 2, self._dataset.height / 2
-        corners = [self._dataset.transform * point for point in ((col, row), (col + 1, row), (col, row + 1))]
+        corners = [apply(self._dataset.transform, *point) for point in ((col, row), (col + 1, row), (col, row + 1))]
         xs, ys = transform(self._dataset.crs, f"EPSG:{epsg}", [x for x, _ in corners], [y for _, y in corners])
         area = (xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0])
         return math.sqrt(abs(area))
@@ -205,7 +206,7 @@ class RasterFile:
         bounds = transform_bounds(crs, self._dataset.crs, *window.bounds, densify_pts=21)
         if not all(math.isfinite(value) for value in bounds):
             return result
-        corners = [~self._dataset.transform * (x, y) for x in bounds[::2] for y in bounds[1::2]]
+        corners = [apply(~self._dataset.transform, x, y) for x in bounds[::2] for y in bounds[1::2]]
         # How many file pixels make a grid pixel; from two on, overviews (or averages) are read in their place.
         shrink = max(1, int(window.gsd_m / self.gsd_m() + 1e-6)) if not nearest and nodata is None else 1
         pad = 4 * shrink
@@ -218,8 +219,7 @@ class RasterFile:
         inside = Window(left, top, right - left, bottom - top)
         values = self._values(indexes, inside, nodata=nodata, joint=joint, shrink=shrink)
         _, rows, cols = values.shape
-        place = self._dataset.transform * Affine.translation(left, top)
-        place *= Affine.scale((right - left) / cols, (bottom - top) / rows)
+        place = part_of(self._dataset.transform, left, top, (right - left) / cols, (bottom - top) / rows)
         reproject(
             values,
             result,
@@ -257,26 +257,39 @@ class RasterFile:
         return values
 
     def _require_blocks(self, bands: Sequence[int], inside: Window, nodata: float | None) -> None:
-        """A block that was never written reads as zeros; without a nodata value those would pass for data.
+        """Every block of a window is in the file.
+
+        A block that was never written reads as zeros, which without a nodata value would pass for data; one that lies
+        beyond the file's end is known to be cut off before the server is asked for it.
 
         Raises:
-            RasterCorrupt: a block is absent and the file declares no nodata.
+            RasterCorrupt: a block is absent and the file declares no nodata, or is cut off.
         """
         dataset = self._dataset
         for index in bands if dataset.interleaving is None or dataset.interleaving.name == "band" else bands[:1]:
-            if dataset.nodatavals[index - 1] is not None or nodata is not None or self._has_mask(index):
-                continue
+            may_lack = dataset.nodatavals[index - 1] is not None or nodata is not None or self._has_mask(index)
             rows, cols = dataset.block_shapes[index - 1]
             for by in range(inside.row_off // rows, -(-(inside.row_off + inside.height) // rows)):
                 for bx in range(inside.col_off // cols, -(-(inside.col_off + inside.width) // cols)):
-                    if (index, bx, by) in self._present:
-                        continue
-                    if dataset.get_tag_item(f"BLOCK_OFFSET_{bx}_{by}", "TIFF", bidx=index) is None:
-                        raise RasterCorrupt(
-                            f"block ({bx}, {by}) of band {index} of {self.href} was never written, and the file "
-                            "declares no nodata value; write the file again, or declare one"
-                        )
-                    self._present.add((index, bx, by))
+                    if (index, bx, by) not in self._sound:
+                        self._require_block(index, bx, by, may_lack=may_lack)
+                        self._sound.add((index, bx, by))
+
+    def _require_block(self, index: int, bx: int, by: int, *, may_lack: bool) -> None:
+        offset = self._dataset.get_tag_item(f"BLOCK_OFFSET_{bx}_{by}", "TIFF", bidx=index)
+        if offset is None:
+            if may_lack:
+                return
+            raise RasterCorrupt(
+                f"block ({bx}, {by}) of band {index} of {shown(self.href)} was never written, and the file declares no "
+                "nodata value; write the file again, or declare one"
+            )
+        length = self._dataset.get_tag_item(f"BLOCK_SIZE_{bx}_{by}", "TIFF", bidx=index)
+        if self._size is not None and int(offset) + int(length or 0) > self._size:
+            raise RasterCorrupt(
+                f"file {shown(self.href)} is truncated: block ({bx}, {by}) of band {index} ends at byte "
+                f"{int(offset) + int(length or 0)} of {self._size}"
+            )
 
     def _has_mask(self, index: int) -> bool:
         """Whether the file carries an internal mask, as JPEG-compressed imagery does; an alpha band is none."""

@@ -12,17 +12,21 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from engine.errors import RasterCorrupt, RasterRefused, RasterUnavailable, VigieError
+from engine.raster.remote import http_failure, peek
 from engine.read_plan import ReadLimits
 
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _HTTP_CODE = re.compile(r"(?:HTTP response code(?: on \S+)?:|response_code=|HTTP error code ?:)\s*(\d{3})")
-# Words by which GDAL and libcurl tell of a network that failed, as opposed to a file that is wrong.
-_NETWORK = re.compile(r"curl|timed? ?out|connect|resolve host|ssl|http/?2|network", re.IGNORECASE)
 
 
 def is_remote(href: str) -> bool:
     """Whether an href is read over HTTP."""
     return href.startswith(("https://", "http://"))
+
+
+def shown(href: str) -> str:
+    """An href for messages: without its query, since signatures do not belong in logs."""
+    return href.partition("?")[0] if is_remote(href) else href
 
 
 @contextmanager
@@ -41,8 +45,7 @@ def gdal(limits: ReadLimits, remaining_s: float) -> Iterator[None]:
         GDAL_GEOREF_SOURCES="INTERNAL",
         # A damaged block is an error, never zeros.
         GTIFF_IGNORE_READ_ERRORS=False,
-        # Fewer, larger requests; signed URLs often allow GET only.
-        CPL_VSIL_CURL_USE_HEAD=False,
+        # Fewer, larger requests.
         GDAL_INGESTED_BYTES_AT_OPEN=32768,
         GDAL_HTTP_MERGE_CONSECUTIVE_RANGES=True,
         GDAL_HTTP_MULTIPLEX=True,
@@ -58,36 +61,44 @@ def gdal(limits: ReadLimits, remaining_s: float) -> Iterator[None]:
         yield
 
 
-def gdal_name(href: str, limits: ReadLimits) -> str:
-    """The name under which GDAL opens an approved href, after what can be known of a file without GDAL.
+def gdal_name(href: str, limits: ReadLimits, remaining_s: float) -> tuple[str, int | None]:
+    """The name under which GDAL opens an approved href, and the file's size, after what can be known without GDAL.
 
     Raises:
-        RasterRefused: neither a plain local file nor an http(s) URL, not a TIFF but XML, or too large.
+        RasterRefused: neither a plain local file nor an http(s) URL, redirected, XML, or too large.
         RasterCorrupt: empty, or not a TIFF.
-        RasterUnavailable: the local file is not there (yet), or may not be read.
+        RasterUnavailable: it is not there (yet), may not be read, or its server failed.
     """
     if is_remote(href):
-        return f"/vsicurl/{href}"
+        head, size = peek(href, min(limits.request_timeout_s, remaining_s))
+        name = f"/vsicurl/{href}"
+    else:
+        head, size = _local_head(href)
+        name = href
+    if size == 0 or not head:
+        raise RasterCorrupt(f"file {shown(href)} is empty")
+    if size is not None and size > limits.max_bytes:
+        raise RasterRefused(f"file {shown(href)} has {size} bytes; the limit is {limits.max_bytes}")
+    if head.lstrip().startswith(b"<"):
+        raise RasterRefused(f"file {shown(href)} is XML or HTML, not a GeoTIFF; virtual rasters (VRT) are never opened")
+    if not head.startswith(_TIFF_MAGIC):
+        raise RasterCorrupt(f"file {shown(href)} is not a GeoTIFF: it begins with {head[:4]!r}")
+    return name, size
+
+
+def _local_head(href: str) -> tuple[bytes, int]:
     path = Path(href)
     if not path.is_absolute() or href.startswith("/vsi"):
         raise RasterRefused(f"{href} is neither an absolute local path nor an http(s) URL; nothing else is opened")
     try:
         if not path.is_file():
-            raise RasterUnavailable(f"file {href} is not there; a catalog may announce a file before it is written")
-        size = path.stat().st_size
+            raise RasterUnavailable(
+                f"file {shown(href)} is not there; a catalog may announce a file before it is written"
+            )
         with path.open("rb") as stream:
-            head = stream.read(16)
+            return stream.read(16), path.stat().st_size
     except OSError as error:
-        raise RasterUnavailable(f"file {href} cannot be read: {error}; check its permissions") from error
-    if size == 0:
-        raise RasterCorrupt(f"file {href} is empty")
-    if size > limits.max_bytes:
-        raise RasterRefused(f"file {href} has {size} bytes; the limit is {limits.max_bytes}")
-    if head.lstrip().startswith(b"<"):
-        raise RasterRefused(f"file {href} is XML, not a GeoTIFF; virtual rasters (VRT) are never opened")
-    if not head.startswith(_TIFF_MAGIC):
-        raise RasterCorrupt(f"file {href} is not a GeoTIFF: it begins with {head[:4]!r}")
-    return href
+        raise RasterUnavailable(f"file {shown(href)} cannot be read: {error}; check its permissions") from error
 
 
 @contextmanager
@@ -103,22 +114,14 @@ def translated(href: str, doing: str) -> Iterator[None]:
     except VigieError:
         raise
     except (RasterioError, CPLE_BaseError, OSError) as error:
-        text = _whole_text(error)
+        text = _whole_text(error).replace(href, shown(href))
         if not is_remote(href):
-            raise RasterCorrupt(f"{doing} of {href} failed; the file is truncated or damaged: {text}") from error
+            raise RasterCorrupt(f"{doing} of {shown(href)} failed; the file is truncated or damaged: {text}") from error
         code = _HTTP_CODE.search(text)
-        if code is not None and code[1] in {"404", "410"}:
-            raise RasterUnavailable(f"{href} is not there (HTTP {code[1]}); it may appear later") from error
-        if code is not None and code[1] in {"401", "403"}:
-            raise RasterUnavailable(f"{href} was denied (HTTP {code[1]}); its signature may have expired") from error
-        if code is not None and code[1].startswith(("4", "5")):
-            raise RasterUnavailable(f"the server of {href} answered HTTP {code[1]}") from error
-        if "not recognized as being in a supported file format" in text and not _NETWORK.search(text):
-            raise RasterCorrupt(
-                f"{href} is not a GeoTIFF (empty, truncated at the front, or another format)"
-            ) from error
-        # A body cut short by the network looks like a file cut short: it is worth another try, and tries are counted.
-        raise RasterUnavailable(f"{doing} of {href} failed: {text}") from error
+        if code is not None:
+            raise RasterUnavailable(http_failure(href, int(code[1]))) from error
+        # Its head was sound, so the network cut it short: worth another try, and the caller counts tries.
+        raise RasterUnavailable(f"{doing} of {shown(href)} failed: {text}") from error
 
 
 def _whole_text(error: BaseException) -> str:

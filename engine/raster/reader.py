@@ -17,6 +17,7 @@ from engine.errors import RasterCorrupt, RasterRefused, RasterTimeout
 from engine.grid import Cell, cells_over_utm, gsd_of_level, level_for_gsd, to_utm
 from engine.masks import CLEAR, CODES, CodeArray, classify, grow, main_reason, pixels_of
 from engine.raster.file import RasterFile
+from engine.raster.gdal import shown
 from engine.raster.window import GridWindow
 from engine.read_plan import BandSource, ReadLimits, ReadPlan, ReadReport
 from engine.scaling import OffsetEvidence
@@ -101,7 +102,9 @@ class TileReader:
             if href not in files:
                 files[href] = stack.enter_context(RasterFile.open(href, self._limits, remaining_s=self._remaining_s()))
             if not 1 <= index <= files[href].count:
-                raise RasterCorrupt(f"file {href} has {files[href].count} bands; band {index} is said to be in it")
+                raise RasterCorrupt(
+                    f"file {shown(href)} has {files[href].count} bands; band {index} is said to be in it"
+                )
         return files
 
     def _grid(self, files: dict[str, RasterFile]) -> _Grid:
@@ -112,8 +115,8 @@ class TileReader:
         gsd_m, (low_m, high_m) = sizes[finest], sensor.gsd_range_m
         if gsd_m > high_m * math.sqrt(2.0):
             raise RasterRefused(
-                f"file {finest} has pixels of {gsd_m:.3g} m; sensor {sensor.name} is read at {low_m:g} to {high_m:g} m."
-                " Nothing finer can be made of it: choose another sensor, or the full-resolution file"
+                f"file {shown(finest)} has pixels of {gsd_m:.3g} m; sensor {sensor.name} is read at {low_m:g} to "
+                f"{high_m:g} m. Nothing finer can be made of it: choose another sensor, or the full-resolution file"
             )
         level, epsg = level_for_gsd(max(gsd_m, low_m)), files[finest].zone()
         ground: BaseGeometry = files[finest].footprint(epsg)
@@ -123,7 +126,7 @@ class TileReader:
         try:
             cells = cells_over_utm(ground, epsg, level, self._tile_px)
         except ValueError as error:
-            raise RasterRefused(f"{self._plan.name or finest}: {error}") from error
+            raise RasterRefused(f"{self._plan.name or shown(finest)}: {error}") from error
         resampled = not all(files[href].on_grid(epsg, gsd_of_level(level)) for href in sizes)
         return _Grid(epsg=epsg, level=level, cells=cells, resampled=resampled)
 
@@ -243,7 +246,7 @@ class TileReader:
         left = self._limits.timeout_s - self.report.seconds
         if left <= 0:
             raise RasterTimeout(
-                f"reading {self._plan.name or self._plan.bands[0].href} took over {self._limits.timeout_s:g} s "
+                f"reading {self._plan.name or shown(self._plan.bands[0].href)} took over {self._limits.timeout_s:g} s "
                 f"({self.report.read} of {self.report.total} tiles read); it is tried again later"
             )
         return left

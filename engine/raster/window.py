@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from affine import Affine
 
@@ -51,3 +52,16 @@ class Lattice:
     """Grid column of the file's west edge."""
     north: int
     """Grid row of the file's north edge."""
+
+
+def apply(transform: Affine, col: Any, row: Any) -> tuple[Any, Any]:
+    """Coordinates of pixel positions, numbers or arrays. (affine changes its operators between versions.)"""
+    a, b, c, d, e, f = transform[:6]
+    return a * col + b * row + c, d * col + e * row + f
+
+
+def part_of(transform: Affine, col: float, row: float, width: float, height: float) -> Affine:
+    """The transform of a window that begins at (col, row), with pixels of ``width`` by ``height`` of the file's."""
+    a, b, _, d, e, _ = transform[:6]
+    x, y = apply(transform, col, row)
+    return Affine(a * width, b * height, x, d * width, e * height, y)
