@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,9 @@ from training.denoiser import DenoiserTraining, measure_sigma_data, open_pool
 from training.display import StepDisplay
 from training.loop import Trainee, measure_steps, run
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
-from training.runfolder import machine, write_run
+from training.quantiles import match_quantiles
+from training.runfolder import RunFolder, machine, write_run
+from training.sweep import sweep_settings
 from training.xstars import XstarsTraining, open_sources
 
 train = typer.Typer(help="Train the networks that the daemon serves.", no_args_is_help=True)
@@ -95,6 +98,53 @@ def xstars(
     _train(prepare, out, steps, minutes, threads, dry_run)
 
 
+@train.command()
+def quantiles(
+    data: Annotated[Path, typer.Option(help="Folder in the OMBRIA layout.")],
+    reference: Annotated[list[Path], typer.Option(help="Sentinel-2 GeoTIFF in reflectance of 1e-4; give several.")],
+    sensor: Annotated[str, typer.Option(help="Sensor of the references.")] = "sentinel-2-l1c",
+    per_band: Annotated[bool, typer.Option("--per-band", help="A gain for each band instead of one for all.")] = False,
+) -> None:
+    """Derive what an 8-bit number of OMBRIA is in reflectance, by matching quantiles with real reflectance."""
+    with _errors_told():
+        from training.references import ombria_numbers, reflectance_pixels
+
+        preset = denoiser_preset("sentinel-2")
+        found = match_quantiles(
+            ombria_numbers(data, preset.held_out_events),
+            {path.parent.name + "/" + path.name: reflectance_pixels(path, sensor, preset.bands) for path in reference},
+            preset.bands,
+            per_band=per_band,
+        )
+    _print_json({"bands": found.bands, "gains": found.gains, "by_reference": dict(found.by_reference)})
+
+
+@train.command()
+def sweep(
+    run: Annotated[Path, typer.Option(help="Run folder of a denoiser.")],
+    data: Annotated[Path, typer.Option(help="Folder in the OMBRIA layout.")],
+    steps: Annotated[list[int], typer.Option(help="Steps of one leg; give several.")] = [2, 3, 4, 5, 8],  # noqa: B006
+    ratio: Annotated[list[float], typer.Option(help="σ_max / σ_data; give several.")] = [10, 40, 160],  # noqa: B006
+    tiles: Annotated[int, typer.Option(min=1, help="Dry tiles and flooded tiles, each.")] = 100,
+    seed: Seed = 0,
+    threads: Threads = 2,
+) -> None:
+    """Try ODEED settings on the event blocks that were trained on: flooded against dry tiles of after-images."""
+    console = Console(stderr=True)
+    with _errors_told():
+        table = sweep_settings(
+            RunFolder.open(run, "denoiser"),
+            data,
+            steps,
+            ratio,
+            tiles=tiles,
+            seed=seed,
+            threads=threads,
+            say=console.print,
+        )
+    _print_json({"auroc": table})
+
+
 def _train(
     prepare: Callable[[], tuple[Callable[[], DenoiserTraining | XstarsTraining], dict[str, Any]]],
     out: Path,
@@ -107,7 +157,7 @@ def _train(
     if (steps is None) == (minutes is None):
         raise typer.BadParameter("give either --steps or --minutes")
     torch.set_num_threads(threads)
-    try:
+    with _errors_told():
         make, config = prepare()
         if dry_run:
             _print_json({**config, "steps": steps, "minutes": minutes, "threads": threads})
@@ -125,10 +175,17 @@ def _train(
             {**config, "steps": steps, "seconds": round(seconds, 1), "last_losses": last, **machine(threads)},
             trainee.weights(),
         )
-    except VigieError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}")
-        raise typer.Exit(1) from error
     console.print(f"{out}: {steps} steps in {seconds / 60:.1f} minutes")
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Errors on purpose end the command with their message; anything else is a bug and shows its trace."""
+    try:
+        yield
+    except VigieError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}")
+        raise typer.Exit(1) from error
 
 
 def _print_json(value: Mapping[str, Any]) -> None:

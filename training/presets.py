@@ -52,6 +52,9 @@ class DenoiserPreset:
     held_out_events: tuple[str, ...] = ()
     sides_px: tuple[int, ...] = ()
     """Sides that each image is area-averaged to, to show coarser pixels; empty: as it is."""
+    odeed_steps: int = 5
+    odeed_ratio: float = 40.0
+    """σ_max of ODEED over σ_data; chosen by ``vigie train sweep`` on events that are not held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
