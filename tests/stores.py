@@ -29,7 +29,6 @@ class StoreBench:
     """``sqlite`` or ``postgres``."""
     url: str
     clock: ManualClock = field(default_factory=lambda: ManualClock(NOON))
-    server: PostgresServer | None = None
     _stores: ExitStack = field(default_factory=ExitStack)
 
     def open(self, **options: Any) -> Store:
@@ -54,7 +53,7 @@ def empty_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stor
         bench = StoreBench(kind="sqlite", url=f"sqlite:///{tmp_path / 'vigie.db'}")
     else:
         server: PostgresServer = request.getfixturevalue("postgres_server")
-        bench = StoreBench(kind="postgres", url=server.url(server.fresh_database()), server=server)
+        bench = StoreBench(kind="postgres", url=server.fresh_schema())
     yield bench
     bench.close()
 
