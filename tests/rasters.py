@@ -30,15 +30,14 @@ def write_plain(
     crs: str | None = "EPSG:32629",
     transform: Affine | None = None,
     gsd_m: float = 10.0,
+    strips: bool = False,
     **profile: Any,
 ) -> Path:
     """An ordinary tiled GeoTIFF, written by rasterio alone (the peer of :func:`engine.raster.write_geotiff`)."""
     bands = array[np.newaxis] if array.ndim == 2 else array
     options: dict[str, Any] = {
         "driver": "GTiff",
-        "tiled": True,
-        "blockxsize": 64,
-        "blockysize": 64,
+        **({} if strips else {"tiled": True, "blockxsize": 64, "blockysize": 64}),
         "compress": "deflate",
         "count": bands.shape[0],
         "height": bands.shape[1],
