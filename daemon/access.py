@@ -48,8 +48,8 @@ class AccessPolicy:
             AccessRefused: the policy does not allow it; the message says which line of the configuration would.
         """
         text = href.strip() if href.isprintable() else ""
-        if not text or any(mark in text for mark in "\\\n\r\t\0 "):
-            raise AccessRefused(f"href {href!r} is empty or holds characters that no address has")
+        if not text:
+            raise AccessRefused(f"href {href!r} is empty or holds characters that cannot be printed")
         if text.lower().startswith("/vsi"):
             raise AccessRefused(f"href {href!r} names a virtual file system of GDAL; those are never opened")
         base_is_remote = base is not None and base.lower().startswith(("http://", "https://"))
@@ -57,6 +57,8 @@ class AccessPolicy:
             text = urljoin(base, text)
         if _SCHEME.match(text) is None:
             return self._local(Path(text), href, base)
+        if not text.lower().startswith("file:") and any(mark in text for mark in "\\ "):
+            raise AccessRefused(f"href {href!r} holds characters that no URL has")
         url = _split(text)
         if url.scheme == "file":
             if url.netloc not in ("", "localhost"):
