@@ -102,7 +102,8 @@ class OffsetEvidence:
 
     def add(self, dn: npt.NDArray[np.float32]) -> None:
         """Count clear pixels. (n,)"""
-        self._histogram += np.bincount(np.clip(dn, 0, self._LIMIT).astype(np.int64), minlength=self._LIMIT + 1)
+        counted = np.clip(dn, 0, self._LIMIT).astype(np.int64)
+        self._histogram += np.bincount(counted, minlength=self._LIMIT + 1)
 
     @property
     def verdict(self) -> OffsetVerdict:

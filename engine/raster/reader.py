@@ -154,6 +154,9 @@ class TileReader:
             values = files[mask.href].read([mask.index], window, nearest=True, remaining_s=self._remaining_s())[0]
             codes = np.where(codes == CLEAR, classify(values, mask.spec), codes)
         codes = grow(codes, cloud_px=cloud_px, edge_px=edge_px)
+        inner = (slice(halo, window.height - halo), slice(halo, window.width - halo))
+        self._ask(evidence, dn[:, *inner], codes[inner])
+        pixels = self._reflectance(dn, codes)
 
         for cell in cells:
             left = (cell.col * size) - window.west
@@ -165,7 +168,7 @@ class TileReader:
                 self.report.skipped[main_reason(own)] += 1
                 continue
             self.report.read += 1
-            yield self._tile(cell, ratio), self._reflectance(dn[:, *square], own, evidence), own
+            yield self._tile(cell, ratio), pixels[:, *square].copy(), own.copy()
 
     def _read_bands(self, files: dict[str, RasterFile], window: GridWindow) -> Float32Array:
         """All bands, DN, NaN where there is nothing; bands of one file in one read.  (C, H, W)"""
@@ -184,16 +187,22 @@ class TileReader:
             )
         return dn
 
-    def _reflectance(self, dn: Float32Array, codes: CodeArray, evidence: dict[str, OffsetEvidence]) -> Float32Array:
-        """DN to reflectance 0..1, 0 where not clear.  (C, H, W)"""
-        clear = codes == CLEAR
-        result = np.zeros(dn.shape, np.float32)
-        for i, band in enumerate(self._plan.bands):
-            values = dn[i][clear]
-            result[i][clear] = np.clip(values * np.float32(band.scale) + np.float32(band.offset), 0.0, 1.0)
-            if band.band in evidence:
-                evidence[band.band].add(values)
-        return result
+    def _ask(self, evidence: dict[str, OffsetEvidence], dn: Float32Array, codes: CodeArray) -> None:
+        """Show the clear pixels of a block, DN, to who doubts the offset."""
+        if evidence:
+            clear = codes == CLEAR
+            for values, band in zip(dn, self._plan.bands, strict=True):
+                if band.band in evidence:
+                    evidence[band.band].add(values[clear])
+
+    def _reflectance(self, dn: Float32Array, codes: CodeArray) -> Float32Array:
+        """DN to reflectance 0..1, 0 where not clear, in place.  (C, H, W)"""
+        for values, band in zip(dn, self._plan.bands, strict=True):
+            values *= np.float32(band.scale)
+            values += np.float32(band.offset)
+            np.clip(values, 0.0, 1.0, out=values)
+            values[codes != CLEAR] = 0.0
+        return dn
 
     def _tile(self, cell: Cell, valid_ratio: float) -> Tile:
         return Tile(
