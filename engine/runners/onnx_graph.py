@@ -26,40 +26,71 @@ def graph_path(model: RunnableModel, cache_dir: Path) -> Path:
 def export_graph(model: RunnableModel, module: torch.nn.Module) -> bytes:
     """The module as a serialised ONNX graph whose inputs and outputs carry the specification's names.
 
+    Torch's older exporter goes first, since it takes about a second where the newer one takes ten; where a later
+    torch has dropped it, the newer one does the work. Either result is compared with torch by the caller.
+
     Raises:
-        RunnerUnavailable: the exporter cannot express the module.
+        RunnerUnavailable: neither exporter can express the module.
     """
     module = module.eval()
-    # The exporter specialises sizes 0 and 1; an example batch of 2 stays free.
+    failures = []
+    for export in (trace_graph, capture_graph):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Deprecations inside torch, and shape checks that tracing drops.
+                return export(model, module)
+        except Exception as error:
+            # Whatever an exporter raises, the other one may still do.
+            failures.append(f"{export.__name__}: {type(error).__name__}: {error}")
+    raise RunnerUnavailable(f"{model.name} cannot be exported to ONNX ({'; '.join(failures)}); use runner: torch")
+
+
+def trace_graph(model: RunnableModel, module: torch.nn.Module) -> bytes:
+    """Export by tracing (TorchScript)."""
+    names = _names(model.spec)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            module,
+            example_inputs(model.spec, batch=2, seed=0),
+            target,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_axes={name: {0: "batch"} for name in (*names[0], *names[1])},
+        )
+        return target.read_bytes()
+
+
+def capture_graph(model: RunnableModel, module: torch.nn.Module) -> bytes:
+    """Export by capture (torch.export)."""
+    names = _names(model.spec)
+    # Capture specialises sizes 0 and 1; an example batch of 2 stays free.
     example = example_inputs(model.spec, batch=2, seed=0)
     batch = torch.export.Dim("batch", min=1)
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
+    registry.setLevel(logging.ERROR)  # It warns that torchvision, which nothing here uses, is absent.
     try:
-        registry.setLevel(logging.ERROR)  # It warns that torchvision, which nothing here uses, is absent.
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")  # Its own deprecations, not ours to heed.
-            program = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[spec.name for spec in model.spec.inputs],
-                output_names=[spec.name for spec in model.spec.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in example),
-                verbose=False,
-            )
-            if program is None:
-                raise RunnerUnavailable(f"{model.name}: torch exported no ONNX graph; use runner: torch")
-            target = Path(folder) / "graph.onnx"
-            program.save(target, external_data=False)
-            return target.read_bytes()
-    except RunnerUnavailable:
-        raise
-    except Exception as error:
-        raise RunnerUnavailable(f"{model.name} cannot be exported to ONNX ({error}); use runner: torch") from error
+        program = torch.onnx.export(
+            module,
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            verbose=False,
+        )
     finally:
         registry.setLevel(level)
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _names(spec: InputSpec) -> tuple[list[str], list[str]]:
+    return [array.name for array in spec.inputs], [array.name for array in spec.outputs]
 
 
 def keep_graph(graph: bytes, path: Path) -> None:
