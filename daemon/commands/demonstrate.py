@@ -1,0 +1,24 @@
+"""``vigie demo``: a flood becomes an alert, on this machine, from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from daemon.demo.tour import run_demo
+
+
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's catalog, state and pictures go.")] = Path("var/demo"),
+    kafka: Annotated[bool, typer.Option("--kafka/--no-kafka", help="Use a local Kafka broker where possible.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated place.")] = 0,
+) -> None:
+    """Simulate a river valley and its flood, watch its catalog, and show the alerts as read back from the topic."""
+    console = Console()
+    tour = run_demo(folder, console, use_kafka=kafka, seed=seed)
+    if not tour.in_order or not tour.alerts:
+        console.print("[bold red]The demo did not end as it should; see the daemon's log.[/]")
+        raise typer.Exit(1)
