@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,9 @@ def read_topic(bootstrap: str, topic: str, *, timeout_s: float = 30.0, valid: bo
 
 def check(message: Received) -> None:
     """Raise where the message is not what the documents promise."""
-    page = yaml.safe_load((DOCS / "asyncapi.yaml").read_text(encoding="utf-8"))
-    jsonschema.validate(message.headers, page["components"]["messages"]["alert"]["headers"])
-    jsonschema.validate(message.feature, json.loads((DOCS / "alert.v1.schema.json").read_text(encoding="utf-8")))
+    for_headers, for_data = _documents()
+    for_headers.validate(message.headers)
+    for_data.validate(message.feature)
     headers, properties = message.headers, message.feature["properties"]
     # CloudEvents 1.0: names of attributes are lower-case letters and digits; the time is RFC 3339.
     assert all(re.fullmatch(r"content-type|ce_[a-z0-9]+", name) for name in headers), headers
@@ -87,6 +88,14 @@ def check(message: Received) -> None:
     assert properties["incident"] == headers["ce_subject"]
     assert properties["sequence"] == int(headers["ce_sequence"])
     assert properties["sensing_time"] == headers["ce_time"]
+
+
+@cache
+def _documents() -> tuple[jsonschema.Draft202012Validator, jsonschema.Draft202012Validator]:
+    page = yaml.safe_load((DOCS / "asyncapi.yaml").read_text(encoding="utf-8"))
+    schema = json.loads((DOCS / "alert.v1.schema.json").read_text(encoding="utf-8"))
+    headers = page["components"]["messages"]["alert"]["headers"]
+    return jsonschema.Draft202012Validator(headers), jsonschema.Draft202012Validator(schema)
 
 
 def distinct(received: Iterable[Received]) -> list[Received]:

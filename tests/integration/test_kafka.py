@@ -172,3 +172,15 @@ def test_the_strangers_consumer_is_strict(kafka_broker: LocalBroker, topic: str)
         except Exception:
             verdicts.append(False)
     assert sorted(verdicts) == [False] * len(broken) + [True]
+
+
+def test_the_strangers_consumer_sees_disorder_and_false_repeats(kafka_broker: LocalBroker, topic: str) -> None:
+    sink = KafkaSink(KafkaSettings(bootstrap=(kafka_broker.bootstrap,), topic=topic))
+    first, second = (alert.to_message() for alert in alerts_of(["north"], revisions=2))
+    assert all(result.delivered for result in sink.send([first, second, first]))
+    sink.close()
+    received = read_topic(kafka_broker.bootstrap, topic)
+    assert in_order(received)
+    assert not in_order(reversed(received[:2]))
+    with pytest.raises(AssertionError):
+        distinct([received[0], replace(received[2], key="elsewhere")])

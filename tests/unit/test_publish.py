@@ -278,7 +278,7 @@ def test_a_relay_without_a_sink_is_a_mistake(bench: Bench) -> None:
         bench.relay()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), batch=st.integers(1, 9))
 def test_under_random_failures_nothing_is_lost_and_each_key_keeps_its_order(
     tmp_path_factory: pytest.TempPathFactory, seed: int, batch: int
