@@ -31,6 +31,7 @@ from daemon.settings_sections import (
 )
 from daemon.settings_sinks import SinkSettings
 from daemon.settings_source import KeyPath, Problem, Source, raise_problems, read_source
+from engine.sensors import SENSORS
 
 
 class Settings(Section):
@@ -84,7 +85,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         ConfigError: with every mistake, its ``file:line:column`` or variable, what was found and the remedy.
     """
     source = read_source(path, environ)
-    problems = [*_duplicate_names(source), *_unknown_catalogs(source)]
+    problems = [*_duplicate_names(source), *_unknown_catalogs(source), *_unknown_sensors(source)]
     settings: Settings | None = None
     try:
         settings = Settings.model_validate(source.tree, context={"folder": source.folder})
@@ -134,6 +135,18 @@ def _unknown_catalogs(source: Source) -> list[Problem]:
             if isinstance(name, str) and name != "all" and name not in known:
                 path: KeyPath = ("areas", index, "catalogs", position)
                 message = f"no catalog is named {name!r}; {did_you_mean(name, known | {'all'})}"
+                problems.append(Problem(where=source.where(path), path=path, message=message))
+    return problems
+
+
+def _unknown_sensors(source: Source) -> list[Problem]:
+    problems = []
+    for index, catalog in enumerate(_entries(source, "catalogs")):
+        collections = catalog.get("collections") if isinstance(catalog, dict) else None
+        for collection, sensor in collections.items() if isinstance(collections, dict) else ():
+            if isinstance(sensor, str) and sensor != "auto" and sensor not in SENSORS:
+                path: KeyPath = ("catalogs", index, "collections", collection)
+                message = f"no sensor is named {sensor!r}; {did_you_mean(sensor, {*SENSORS, 'auto'})}"
                 problems.append(Problem(where=source.where(path), path=path, message=message))
     return problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,11 @@ class DemoPlace:
     flood_time: datetime
     passes: tuple[DemoPass, ...]
     """In order of time."""
+
+    @property
+    def alert_since(self) -> datetime:
+        """From when on alerts are wanted: a year of looks lies before, two usual passes and the flood after."""
+        return self.flood_time - timedelta(days=20)
 
     def of_kind(self, kind: PassKind) -> tuple[DemoPass, ...]:
         """The passes of one kind."""
@@ -240,7 +245,7 @@ def _write_aerial(
         "href": "./image.tif",
         "type": GEOTIFF,
         "title": "Aerial photograph, red, green, blue",
-        "roles": ["data", "visual"],
+        "roles": ["data"],
         "gsd": PIXEL_M,
         "eo:bands": [{"name": band, "common_name": band} for band in bands],
         "raster:bands": [{"data_type": "uint8", "spatial_resolution": PIXEL_M} for _ in bands],
@@ -300,7 +305,7 @@ def _aerial_corner(place: SimulatedPlace) -> tuple[int, int]:
 def _swath(shape: tuple[int, ...], edge: bool) -> BoolArray:
     """True inside of the swath; with ``edge``, the north-west corner lies outside, in steps of 20 m."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]] // 2 * 2
-    return np.asarray(~edge | (columns + 0.25 * rows > 0.16 * shape[1]))
+    return np.asarray(columns + 0.25 * rows > (0.16 * shape[1] if edge else -1))
 
 
 def _band_asset(path: Path, band: str, gsd_m: int, shape: tuple[int, ...]) -> dict[str, Any]:

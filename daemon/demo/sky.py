@@ -102,7 +102,7 @@ def scene_classes(
     wetness = (green - swir) / np.maximum(green + swir, 1e-3)
     classes = np.full(red.shape, 5, dtype=np.uint8)  # bare
     classes[greenness > 0.35] = 4  # vegetation
-    classes[(greenness > 0.2) & (greenness <= 0.35)] = 7  # unclassified
+    classes[(greenness > 0.25) & (greenness <= 0.35)] = 7  # unclassified
     classes[(wetness > 0.1) & (nir < 0.2)] = 6  # water
     classes[shadow > 0.15] = 3
     classes[cloud > 0.15] = 8

@@ -158,6 +158,10 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("catalogs: [{name: a, url: 'https://x'}]\n", "a STAC API needs `collections:`"),
         ("catalogs: [{name: a, url: folder, collections: [c]}]\n", "set `type: static` for a folder"),
         ("catalogs: [{name: a, url: 's3://b', type: static}]\n", "a catalog is reached by https://"),
+        (
+            "catalogs:\n- name: a\n  url: 'https://x'\n  collections:\n    s2: sentinel-2-l2\n",
+            "DIR/vigie.yaml:5:5: catalogs[0].collections.s2: no sensor is named 'sentinel-2-l2'; did you mean 'senti",
+        ),
         ("store: {url: 'mysql://x'}\n", "no database of kind 'mysql'"),
         ("store: {password_file: gone}\n", "store.password_file: there is no file DIR/gone"),
         (
