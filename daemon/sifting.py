@@ -68,7 +68,8 @@ class Sieve:
             if is_copy(sighting.scene, rivals) or is_copy(sighting.scene, self._versions_of(sighting.scene.identity)):
                 tally.passed_over["copy"] += 1
             else:
-                tally.passed_over["copy"] += len(rivals)
+                if rivals:
+                    tally.passed_over["copy"] += 1
                 chosen[key] = sighting
         return list(chosen.values())
 
@@ -79,7 +80,7 @@ class Sieve:
             tally.refuse("invalid", str(error))
             return None
         except SensorUnknown as error:
-            tally.refuse("unknown sensor", str(error))
+            tally.refuse("unknown sensor", f"{item.get('collection')}/{item.get('id')}: {error}")
             return None
         footprint = shape(dict(scene.geometry))
         met = [ground for ground in grounds if ground.prepared.intersects(footprint)]

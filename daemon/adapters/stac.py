@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pystac
-import pystac.errors
 import pystac_client
 import pystac_client.errors
 import pystac_client.exceptions
@@ -22,6 +21,7 @@ from pystac_client.conformance import ConformanceClasses
 from pystac_client.stac_api_io import StacApiIO
 
 from daemon.adapters.fetch import Fetcher, HttpInvalid, HttpUnavailable, decode_object, status_error, transport_error
+from daemon.adapters.pystac_errors import PYSTAC_ERRORS
 from daemon.catalogs import Page, SceneQuery, TimeAxis
 from daemon.errors import CatalogInvalid, CatalogUnavailable
 from daemon.stac_items import self_href, with_absolute_hrefs
@@ -222,7 +222,7 @@ _PERMANENT: tuple[type[Exception], ...] = (
     pystac_client.exceptions.ParametersError,
     pystac_client.errors.ClientTypeError,
     pystac_client.warnings.PystacClientWarning,  # DoesNotConformTo is raised, though it is a warning
-    pystac.errors.STACError,
+    *PYSTAC_ERRORS,
 )
 
 

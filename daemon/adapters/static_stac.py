@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pystac
-from pystac.errors import STACError
 from pystac.utils import make_absolute_href
 
 from daemon.adapters.fetch import Fetcher, decode_object
 from daemon.adapters.matching import Matcher
+from daemon.adapters.pystac_errors import PYSTAC_ERRORS
 from daemon.catalogs import Page, SceneQuery, TimeAxis
 from daemon.errors import CatalogInvalid, CatalogUnavailable
 from daemon.stac_items import with_absolute_hrefs
@@ -22,6 +22,7 @@ from daemon.stac_items import with_absolute_hrefs
 _MAX_DOCUMENTS = 200_000
 _MAX_BYTES = 64 << 20
 _GIVE_UP_AFTER = 3
+_UNUSABLE: tuple[type[Exception], ...] = (*PYSTAC_ERRORS, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class StaticCatalog:
         kind = pystac.Collection if document.get("type") == "Collection" else pystac.Catalog
         try:
             return kind.from_dict(document, href=href, preserve_dict=False)
-        except (STACError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except _UNUSABLE as error:
             raise CatalogInvalid(f"{href} is not a STAC catalog: {type(error).__name__}: {error}") from error
 
     def _read(self, href: str) -> dict[str, Any]:
