@@ -22,7 +22,6 @@ class KafkaSecurity(Section):
     """Client certificate, PEM."""
     key_file: SettingPath | None = None
     """Key of the client certificate, PEM."""
-    check_hostname: bool = True
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> KafkaSecurity:
