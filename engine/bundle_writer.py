@@ -196,9 +196,11 @@ def _verify(bundle: ModelBundle) -> None:
 
 
 def _weights(module: nn.Module, parts: FamilyParts) -> dict[str, np.ndarray]:
-    arrays = {
-        key: tensor.detach().cpu().float().numpy().astype(parts.dtype) for key, tensor in module.state_dict().items()
-    }
+    with np.errstate(over="ignore"):  # Refused below, by name.
+        arrays = {
+            key: tensor.detach().cpu().float().numpy().astype(parts.dtype)
+            for key, tensor in module.state_dict().items()
+        }
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise BundleError(
