@@ -19,7 +19,7 @@ from daemon.store.records import Claim, SceneState
 from daemon.store.scenes import scene_of
 from daemon.store.schema import AREA, CURSOR, SCENE, SCENE_AREA
 
-_CANDIDATES = 16
+_WAITING = ("pending", "claimed")
 
 
 class Claims:
@@ -209,11 +209,23 @@ def _held(claim: Claim) -> ColumnElement[bool]:
 
 
 def _candidates(connection: Connection, now: datetime) -> list[str]:
+    """Return the scenes that may be claimed, earliest first; each is the first of its areas."""
+    here, waiting = SCENE_AREA.alias("here"), SCENE.alias("waiting")
+    first = (
+        select(here.c.scene_id)
+        .select_from(here.join(waiting, waiting.c.scene_id == here.c.scene_id))
+        .where(here.c.area == AREA.c.name, ~here.c.done, waiting.c.state.in_(_WAITING))
+        .order_by(here.c.sensing_time, here.c.scene_id)
+        .limit(1)
+        .correlate(AREA)
+        .scalar_subquery()
+    )
+    # Two statements: as one, a database without statistics may look for the first scenes once per scene.
+    firsts = connection.execute(select(first).select_from(AREA).where(AREA.c.active)).scalars()
     statement = (
         select(SCENE.c.scene_id)
-        .where(_claimable(SCENE, now))
+        .where(SCENE.c.scene_id.in_({scene_id for scene_id in firsts if scene_id is not None}), _claimable(SCENE, now))
         .order_by(SCENE.c.sensing_time, SCENE.c.scene_id)
-        .limit(_CANDIDATES)
     )
     return list(connection.execute(statement).scalars())
 
@@ -231,12 +243,12 @@ def _claimable(scene: Table, now: datetime) -> ColumnElement[bool]:
     my_area: FromClause = mine.join(AREA, and_(AREA.c.name == mine.c.area, AREA.c.active))
     open_here = and_(mine.c.scene_id == scene.c.scene_id, ~mine.c.done)
     unsettled = my_area.join(CURSOR, and_(CURSOR.c.area == mine.c.area, CURSOR.c.active, ~CURSOR.c.settled))
-    rivals = my_area.join(theirs, and_(theirs.c.area == mine.c.area, ~theirs.c.done)).join(
+    shared = my_area.join(theirs, and_(theirs.c.area == mine.c.area, ~theirs.c.done)).join(
         other, and_(other.c.scene_id == theirs.c.scene_id, other.c.scene_id != scene.c.scene_id)
     )
     comes_first = and_(
-        other.c.state.in_(("pending", "claimed")),
-        tuple_(other.c.sensing_time, other.c.scene_id) < tuple_(scene.c.sensing_time, scene.c.scene_id),
+        other.c.state.in_(_WAITING),
+        tuple_(theirs.c.sensing_time, theirs.c.scene_id) < tuple_(mine.c.sensing_time, mine.c.scene_id),
     )
     is_worked_on = and_(other.c.state == "claimed", other.c.lease_until > now)
     return and_(
@@ -244,5 +256,7 @@ def _claimable(scene: Table, now: datetime) -> ColumnElement[bool]:
         or_(scene.c.not_before.is_(None), scene.c.not_before <= now),
         exists(select(1).select_from(my_area).where(open_here)),
         ~exists(select(1).select_from(unsettled).where(open_here)),
-        ~exists(select(1).select_from(rivals).where(open_here, or_(comes_first, is_worked_on))),
+        # Two questions, because each has an index of its own.
+        ~exists(select(1).select_from(shared).where(open_here, comes_first)),
+        ~exists(select(1).select_from(shared).where(open_here, is_worked_on)),
     )

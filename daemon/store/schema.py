@@ -99,7 +99,9 @@ SCENE_AREA = Table(
     Column("area", ForeignKey("area.name"), primary_key=True),
     Column("role", String(20), nullable=False),
     Column("done", Boolean(create_constraint=False), nullable=False),
-    Index(None, "area", "done", "scene_id"),
+    # The scene's own, once more: the next scene of an area is the first row of this index.
+    Column("sensing_time", UtcDateTime, nullable=False),
+    Index(None, "area", "done", "sensing_time", "scene_id"),
 )
 
 SIGHTING = Table(

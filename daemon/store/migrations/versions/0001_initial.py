@@ -169,11 +169,17 @@ def upgrade() -> None:
         sa.Column("area", sa.String(length=200), nullable=False),
         sa.Column("role", sa.String(length=20), nullable=False),
         sa.Column("done", sa.Boolean(), nullable=False),
+        sa.Column("sensing_time", UtcDateTime(), nullable=False),
         sa.ForeignKeyConstraint(["area"], ["area.name"], name=op.f("fk_scene_area_area_area")),
         sa.ForeignKeyConstraint(["scene_id"], ["scene.scene_id"], name=op.f("fk_scene_area_scene_id_scene")),
         sa.PrimaryKeyConstraint("scene_id", "area", name=op.f("pk_scene_area")),
     )
-    op.create_index(op.f("ix_scene_area_area_done_scene_id"), "scene_area", ["area", "done", "scene_id"], unique=False)
+    op.create_index(
+        op.f("ix_scene_area_area_done_sensing_time_scene_id"),
+        "scene_area",
+        ["area", "done", "sensing_time", "scene_id"],
+        unique=False,
+    )
     op.create_table(
         "sighting",
         sa.Column("catalog", sa.String(length=200), nullable=False),
