@@ -19,7 +19,8 @@ full, read-only or not migrated.
     claim(owner, lease_s) -> Claim | None             renew(claim, lease_s) -> Claim
     release(claim)                                    fail(claim, error, retry_in_s) -> SceneState
     finish(claim) -> context manager of Ending:       open_incidents(area)  put_look  put_detection  put_incident
-                                                      put_alert -> bool  done(outcome, reason=None, stats=None)
+                                                      put_alert -> bool  has_alert(alert_id) -> bool
+                                                      done(outcome, reason=None, stats=None)
 
     earlier_looks(area, family, model_hash, before: Scene, limit) -> tuple[LookRow, ...]   most recent first, unflagged
     looks_by_id(area, family, model_hash, scene_ids) -> tuple[LookRow, ...]                in the order asked
