@@ -6,7 +6,6 @@ import threading
 from types import TracebackType
 from typing import Protocol, Self
 
-from daemon.clock import Clock
 from daemon.errors import LeaseLost, StoreUnavailable
 from daemon.store.records import Claim
 
@@ -25,11 +24,10 @@ class LeaseKeeper:
     A database that fails for a moment is asked again; the lease is lost only when the database says so.
     """
 
-    def __init__(self, store: RenewingStore, claim: Claim, *, lease_s: float, clock: Clock) -> None:
+    def __init__(self, store: RenewingStore, claim: Claim, *, lease_s: float) -> None:
         self._store = store
         self._claim = claim
         self._lease_s = lease_s
-        self._clock = clock
         self._end = threading.Event()
         self._lost: LeaseLost | None = None
         self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.scene.item_id}", daemon=True)
@@ -40,7 +38,8 @@ class LeaseKeeper:
             raise self._lost
 
     def _keep(self) -> None:
-        while not self._clock.wait(self._end, self._lease_s / 3.0):
+        # Real time, whatever clock the worker was given: the lease runs by the database's clock.
+        while not self._end.wait(self._lease_s / 3.0):
             try:
                 self._store.renew(self._claim, self._lease_s)
             except LeaseLost as lost:

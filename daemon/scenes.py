@@ -28,7 +28,7 @@ class Area:
     """How far back the back-fill looks for them, days."""
     alert_since: datetime | None = None
     """Scenes sensed before this are learnt from but never alerted on; aware UTC. None: when the area was first watched."""
-    alerts_per_month: float = 1.0
+    alerts_per_month: float = 0.2
     """Alert budget: false alerts that are tolerable a month."""
     min_tiles: int = 2
     """Flagged tiles that must touch before there is an alert."""

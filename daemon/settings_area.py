@@ -32,7 +32,7 @@ class AreaSettings(Section):
     history_looks: int = Field(default=12, ge=0)
     history_days: int = Field(default=400, ge=1)
     alert_since: AwareDatetime | None = None
-    alerts_per_month: float = Field(default=1.0, gt=0)
+    alerts_per_month: float = Field(default=0.2, gt=0)
     min_tiles: int = Field(default=2, ge=1)
     catalogs: Names = ("all",)
     """Names of the catalogs that are asked about this area, or ``all``."""

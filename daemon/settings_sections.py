@@ -166,7 +166,7 @@ class ScoringSettings(Section):
     """Side of a tile, pixels of the cell grid."""
     min_valid_ratio: float = Field(default=0.7, ge=0, le=1)
     """A tile with a smaller share of clear ground is not scored."""
-    flood_water_share: float = Field(default=0.25, gt=0, le=1)
+    flood_water_share: float = Field(default=0.15, gt=0, le=1)
     """An anomalous tile of which at least this share is new water is a flood."""
 
 

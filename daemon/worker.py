@@ -156,7 +156,7 @@ class Worker:
         bound = log.bind(item=scene.item_id, collection=scene.collection, attempt=claim.attempt)
         with structlog.contextvars.bound_contextvars(scene=scene.scene_id):
             try:
-                with LeaseKeeper(self._store, claim, lease_s=self._rules.lease_s, clock=self._clock) as lease:
+                with LeaseKeeper(self._store, claim, lease_s=self._rules.lease_s) as lease:
                     outcome = self._work(claim, lease, stop, beat)
                     lease.check()
                     self._end(claim, outcome, started)

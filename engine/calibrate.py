@@ -24,6 +24,10 @@ TAIL_MIN = 20
 SHAPE_MAX = 0.5
 """Largest tail shape; above it a tail has no variance and a fit on so few points is not to be believed."""
 
+MAX_FLAGGED_SHARE = 0.01
+"""However large the budget or quiet the place, at most this share of its normal tiles is flagged: a looser threshold
+joins chance neighbours to an event and blurs its outline."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
@@ -198,8 +202,7 @@ def back_test(
         share = float(calibration.p_values(np.asarray([highest], dtype=np.float32))[0][0])
         beyond, _ = calibration.threshold(share * alerts_per_month / supported)
         threshold = max(highest, beyond)
-    # A place so quiet that no look ever formed a group still asks for tiles among its strangest twentieth.
-    threshold = max(threshold, calibration.threshold(0.05)[0])
+    threshold = max(threshold, calibration.threshold(MAX_FLAGGED_SHARE)[0])
     above = float(np.mean(calibration.ascending > threshold)) if len(calibration) else 0.0
     return Budget(
         threshold=threshold,
