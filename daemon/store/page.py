@@ -26,6 +26,7 @@ class _Version:
     """What is known of one version of an identity."""
 
     scene_id: str
+    sensor: str
     order: int
     catalog: str
     updated: datetime | None
@@ -71,10 +72,10 @@ class Page:
     def _see_first(self, sighting: Sighting) -> str:
         scene = sighting.scene
         versions = self._versions.setdefault(scene.identity, [])
-        newest = versions[-1] if versions else None
+        newest = next((version for version in reversed(versions) if version.sensor == scene.sensor), None)
         # A lagging replica may list an old version last; the catalog's own word on its age is believed.
         stale_against = newest if newest is not None and _is_older(scene, newest) else None
-        order = 1 if newest is None else versions[0].order - 1 if stale_against else newest.order + 1
+        order = 1 if not versions else versions[0].order - 1 if stale_against else versions[-1].order + 1
         self._unwritten[SCENE].append(
             {
                 "scene_id": scene.scene_id,
@@ -90,7 +91,9 @@ class Page:
             }
         )
         self._place(scene, sighting.areas)
-        version = _Version(scene_id=scene.scene_id, order=order, catalog=scene.catalog, updated=scene.updated)
+        version = _Version(
+            scene_id=scene.scene_id, sensor=scene.sensor, order=order, catalog=scene.catalog, updated=scene.updated
+        )
         if stale_against:
             versions.insert(0, version)
             return "known"
@@ -103,7 +106,9 @@ class Page:
 
     def _supersede(self, scene: Scene) -> None:
         self._write()
-        older = and_(SCENE.c.identity == scene.identity, SCENE.c.scene_id != scene.scene_id)
+        older = and_(
+            SCENE.c.identity == scene.identity, SCENE.c.sensor == scene.sensor, SCENE.c.scene_id != scene.scene_id
+        )
         self._connection.execute(
             update(SCENE)
             .where(older, SCENE.c.state.in_(("discovered", "pending")))
@@ -180,7 +185,14 @@ def _versions_of(connection: Connection, identities: Sequence[str]) -> dict[str,
     versions: dict[str, list[_Version]] = {}
     for chunk in _chunks([identity for identity in identities if _is_storable(identity)]):
         statement = (
-            select(SCENE.c.identity, SCENE.c.scene_id, SCENE.c.version_order, SCENE.c.catalog, SCENE.c.updated)
+            select(
+                SCENE.c.identity,
+                SCENE.c.scene_id,
+                SCENE.c.sensor,
+                SCENE.c.version_order,
+                SCENE.c.catalog,
+                SCENE.c.updated,
+            )
             .where(SCENE.c.identity.in_(chunk))
             .order_by(SCENE.c.version_order)
         )

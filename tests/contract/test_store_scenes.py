@@ -102,6 +102,21 @@ def test_a_new_version_leaves_a_scored_one_as_it_is(store: Store) -> None:
     assert sorted(row.state for row in store.scenes()) == ["done", "pending"]
 
 
+def test_the_levels_of_one_pass_do_not_supersede_each_other(store: Store) -> None:
+    l2a = make_scene("l2a", identity="one pass")
+    l1c = make_scene("l1c", identity="one pass", sensor="sentinel-2-l1c", version="00000000000000b2")
+    assert store.record_page("catalog", [seen(l2a), seen(l1c)]) == PageCounts(new=2)
+    assert store.versions_of("one pass") == (l2a, l1c)
+    assert store.versions_of("another") == ()
+    later = replace(l2a, version="00000000000000c3")
+    assert store.record_page("catalog", [seen(later)]) == PageCounts(changed=1)
+    assert {row.scene.item_id: row.scene.version for row in store.scenes(state="discovered")} == {
+        "l1c": l1c.version,
+        "l2a": later.version,
+    }
+    assert store.versions_of("one pass") == (l2a, l1c, later)
+
+
 def test_an_old_version_listed_late_by_a_lagging_replica_is_not_scored(store: Store) -> None:
     new = make_scene("a", version="00000000000000b2", updated=NOON)
     old = replace(new, version="00000000000000a1", updated=NOON - timedelta(days=1))
