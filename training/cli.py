@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from engine.errors import VigieError
-from training.denoiser import DenoiserTraining, measure_sigma_data, open_pool
+from training.denoiser import DenoiserTraining, measure, open_pool
 from training.display import StepDisplay
+from training.export import ExportSizes, export_bundle
 from training.loop import Trainee, measure_steps, run
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
 from training.quantiles import match_quantiles
@@ -52,16 +53,17 @@ def denoiser(
         chosen = denoiser_preset(preset)
         chosen = replace(chosen, batch=batch) if batch else chosen
         pool, digest = open_pool(chosen, data)
-        sigma_data = measure_sigma_data(pool, chosen.tile_px, seed)
+        moments = measure(pool, chosen.tile_px, seed)
         config = {
             "kind": "denoiser",
             "preset": as_json(chosen),
             "seed": seed,
             "data": {chosen.layout: digest},
             "images": len(pool),
-            "sigma_data": sigma_data,
+            "mean": moments.mean,
+            "sigma_data": moments.sigma,
         }
-        return lambda: DenoiserTraining(chosen, pool, sigma_data, seed), config
+        return lambda: DenoiserTraining(chosen, pool, moments, seed), config
 
     _train(prepare, out, steps, minutes, threads, dry_run)
 
@@ -143,6 +145,51 @@ def sweep(
             say=console.print,
         )
     _print_json({"auroc": table})
+
+
+def export(
+    name: Annotated[str, typer.Option(help="Name of the bundle, and of its folder.")],
+    encoder: Annotated[Path, typer.Option(help="Finished run of `vigie train xstars`.")],
+    denoiser: Annotated[list[Path], typer.Option(help="Finished run of `vigie train denoiser`; one per family.")],
+    data: Annotated[list[Path], typer.Option(help="Its data folder, in the same order.")],
+    out: Annotated[Path, typer.Option(help="Folder that holds bundles.")] = Path("engine/bundles"),
+    tiles: Annotated[int, typer.Option(min=20, help="Held-out tiles that calibrate.")] = 1200,
+    pairs: Annotated[int, typer.Option(min=20, help="Held-out pairs that calibrate.")] = 600,
+    judged: Annotated[int, typer.Option(min=1, help="Dry and flooded tiles that judge, each.")] = 300,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle of that name.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Calibrate and judge trained networks on held-out data, and write the bundle that the daemon serves."""
+    console = Console(stderr=True)
+    if len(denoiser) != len(data):
+        raise typer.BadParameter(f"{len(denoiser)} --denoiser and {len(data)} --data: give one --data per --denoiser")
+    sizes = ExportSizes(tiles=tiles, pairs=pairs, judged=judged)
+    if dry_run:
+        _print_json(
+            {
+                "bundle": str(out / name),
+                "encoder": str(encoder),
+                "denoisers": {str(run): str(folder) for run, folder in zip(denoiser, data, strict=True)},
+                "sizes": asdict(sizes),
+                "seed": seed,
+            }
+        )
+        return
+    with _errors_told():
+        bundle = export_bundle(
+            out,
+            name,
+            encoder,
+            dict(zip(denoiser, data, strict=True)),
+            sizes=sizes,
+            seed=seed,
+            threads=threads,
+            overwrite=overwrite,
+            say=console.print,
+        )
+    console.print(f"{bundle.path}: model {bundle.model_id}")
 
 
 def _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,20 @@ from training.schedules import warmup_cosine
 class DenoiserTraining:
     """A denoiser, its optimiser and its moving average; a :class:`training.loop.Trainee`."""
 
-    def __init__(self, preset: DenoiserPreset, pool: ImagePool, sigma_data: float, seed: int) -> None:
+    def __init__(self, preset: DenoiserPreset, pool: ImagePool, data: DataMoments, seed: int) -> None:
         self.preset = preset
         self.pool = pool
         self.seed = seed
+        sigma_data = data.sigma
         self.levels = NoiseLevels(sigma_data=sigma_data, p_mean=preset.p_mean, p_std=preset.p_std, wide=preset.wide)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = DenoiserUNet.from_config(preset.unet)
+        # EDM's preconditioning takes data of mean 0. Reflectance of mean μ asks the network for a bias that rises
+        # from 0 to μ / σ_data with the noise; it starts half way there, at the middle noise level.
+        with torch.no_grad():
+            if net.last.bias is not None:
+                net.last.bias.copy_(torch.tensor(data.mean) / (2 * sigma_data))
         self.denoiser = EDMDenoiser(net, sigma_data).train()
         # Convolutions on the CPU are a quarter faster in this layout.
         self.denoiser.to(memory_format=torch.channels_last)
@@ -43,9 +50,10 @@ class DenoiserTraining:
         preset = self.preset
         rng = np.random.default_rng((self.seed, index))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        tiles = self.pool.tiles(rng, preset.batch, preset.tile_px, preset.augmentation)
+        side, batch = self.shape_of(index, steps)
+        tiles = self.pool.tiles(rng, batch, side, preset.augmentation)
         x = torch.from_numpy(tiles).contiguous(memory_format=torch.channels_last)
-        sigma = self.levels.draw(preset.batch, generator)
+        sigma = self.levels.draw(batch, generator)
         noise = torch.randn(x.shape, generator=generator)
         lr = warmup_cosine(index, steps=steps, warmup=min(preset.warmup, steps // 2), peak=preset.lr)
         for group in self.optimizer.param_groups:
@@ -56,7 +64,14 @@ class DenoiserTraining:
         torch.nn.utils.clip_grad_norm_(self.denoiser.net.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.denoiser.net)
-        return StepReport(losses={"loss": float(loss.detach())}, lr=lr, images=preset.batch)
+        return StepReport(losses={"loss": float(loss.detach())}, lr=lr, images=batch)
+
+    def shape_of(self, index: int, steps: int) -> tuple[int, int]:
+        """Side and number of the tiles of a step: small ones first, whole ones at the end, equally many pixels."""
+        preset = self.preset
+        if index < round(steps * (1 - preset.finish)):
+            return preset.crop_px, preset.batch
+        return preset.tile_px, max(1, preset.batch * preset.crop_px**2 // preset.tile_px**2)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights of the U-Net: what is served."""
@@ -105,14 +120,27 @@ def open_pool(preset: DenoiserPreset, data: Path) -> tuple[ImagePool, str]:
     return ImagePool(images=images, gains=preset.gains), digest
 
 
-def measure_sigma_data(pool: ImagePool, tile_px: int, seed: int, *, tiles: int = 512) -> float:
-    """Standard deviation of the normalised training tiles about each band's mean, pooled over the bands.
+@dataclass(frozen=True, kw_only=True)
+class DataMoments:
+    """Mean and spread of normalised training tiles."""
+
+    mean: tuple[float, ...]
+    """Of each band, in [-1, 1]."""
+    sigma: float
+    """σ_data: standard deviation about each band's mean, pooled over the bands.
 
     The bands' means are left out: a denoiser learns them as a bias, and noise of their size hides all structure.
     """
+
+
+def measure(pool: ImagePool, tile_px: int, seed: int, *, tiles: int = 512) -> DataMoments:
+    """Moments of random tiles that are not augmented."""
     rng = np.random.default_rng((seed, 0x5D))
     sample = pool.tiles(rng, tiles, tile_px).astype(np.float64)
-    return float(np.sqrt(sample.var(axis=(0, 2, 3)).mean()))
+    return DataMoments(
+        mean=tuple(float(m) for m in sample.mean(axis=(0, 2, 3))),
+        sigma=float(np.sqrt(sample.var(axis=(0, 2, 3)).mean())),
+    )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

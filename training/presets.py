@@ -14,7 +14,7 @@ from training.pool import Augmentation
 HELD_OUT_EVENTS = ("B", "C", "K")
 """OMBRIA event blocks that no network is trained on: they calibrate and judge."""
 
-OMBRIA_GAINS = (0.00256, 0.00256, 0.00256)
+OMBRIA_GAINS = (0.00267, 0.00267, 0.00267)
 """Reflectance per 8-bit number of OMBRIA's SWIR, NIR and red: an assumption, made by ``vigie train quantiles``."""
 
 AERIAL_GAINS = (1 / 255, 1 / 255, 1 / 255)
@@ -38,8 +38,13 @@ class DenoiserPreset:
         default_factory=lambda: UnetConfig(in_chans=3, width=16, mults=(1, 2, 4, 6), blocks=1, attention=True)
     )
     """Narrow at full resolution: on 2 CPU cores it is 3 times faster than width 32 with as many parameters."""
-    batch: int = 16
-    lr: float = 1e-3
+    crop_px: int = 32
+    """Side of the tiles in the first part of a run: 4 times as many different ones for the price of a whole tile."""
+    finish: float = 0.2
+    """Share of the steps, the last ones, on whole tiles, which are what is served."""
+    batch: int = 32
+    """Tiles of ``crop_px`` a step; as many pixels of whole tiles."""
+    lr: float = 2e-3
     weight_decay: float = 0.01
     warmup: int = 50
     ema: float = 0.995
@@ -62,7 +67,7 @@ class XstarsPreset:
     """One encoder for all families, trained by DINO and MSAD."""
 
     name: str
-    vit: VitConfig = field(default_factory=lambda: VitConfig(patch_size=8, depth=6, drop_path=0.1))
+    vit: VitConfig = field(default_factory=lambda: VitConfig(patch_size=16, depth=6, drop_path=0.1))
     tile_px: int = 64
     source_px: int = 96
     """Side of the window that a DINO sample's crops are cut from."""
@@ -86,9 +91,9 @@ class XstarsPreset:
     teacher_temperature: float = 0.04
     teacher_momentum: float = 0.996
     centre_momentum: float = 0.9
-    batch: int = 24
-    pairs: int = 24
-    lr: float = 5e-4
+    batch: int = 32
+    pairs: int = 32
+    lr: float = 1e-3
     """Peak. DINO's 5e-4·batch/256 is for hundreds of epochs; a run of minutes needs larger steps."""
     weight_decay: tuple[float, float] = (0.04, 0.4)
     warmup: int = 50

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.embed import Embedder
 from engine.odeed import Odeed, OdeedSettings
@@ -35,6 +35,20 @@ def vit_config(config: Mapping[str, Any]) -> VitConfig:
     return VitConfig.from_dict({**config["preset"]["vit"], "drop_path": 0.0})
 
 
+def build_denoiser(run: RunFolder) -> EDMDenoiser:
+    """A run's denoiser with the weights that a bundle will hold, in eval mode."""
+    net = DenoiserUNet.from_config(UnetConfig.from_dict(run.config["preset"]["unet"]))
+    net.load_state_dict({name: value.float() for name, value in half_precision(run.weights()).items()})
+    return EDMDenoiser(net, run.config["sigma_data"]).eval()
+
+
+def build_encoder(run: RunFolder) -> VisionTransformer:
+    """A run's encoder with the weights that a bundle will hold, in eval mode."""
+    vit = VisionTransformer.from_config(vit_config(run.config))
+    vit.load_state_dict({name: value.float() for name, value in half_precision(run.weights()).items()})
+    return vit.eval()
+
+
 def open_denoiser(run: RunFolder, *, runner: RunnerName = "torch", threads: int = 0) -> Runner:
     """A run's denoiser as the bundle will hold it, opened."""
     unet = UnetConfig.from_dict(run.config["preset"]["unet"])
@@ -45,12 +59,9 @@ def open_denoiser(run: RunFolder, *, runner: RunnerName = "torch", threads: int 
         outputs=(ArraySpec(name="denoised", shape=image),),
     )
 
-    def build() -> nn.Module:
-        net = DenoiserUNet.from_config(unet)
-        net.load_state_dict({name: value.float() for name, value in half_precision(run.weights()).items()})
-        return EDMDenoiser(net, run.config["sigma_data"]).eval()
-
-    model = RunnableModel(name=f"{run.path.name} denoiser", build=build, spec=spec, fingerprint=_fingerprint(run))
+    model = RunnableModel(
+        name=f"{run.path.name} denoiser", build=lambda: build_denoiser(run), spec=spec, fingerprint=_fingerprint(run)
+    )
     return open_runner(model, runner=runner, device="cpu", threads=threads)
 
 
@@ -67,12 +78,9 @@ def open_encoder(run: RunFolder, *, runner: RunnerName = "torch", threads: int =
         ),
     )
 
-    def build() -> nn.Module:
-        vit = VisionTransformer.from_config(config)
-        vit.load_state_dict({name: value.float() for name, value in half_precision(run.weights()).items()})
-        return vit.eval()
-
-    model = RunnableModel(name=f"{run.path.name} encoder", build=build, spec=spec, fingerprint=_fingerprint(run))
+    model = RunnableModel(
+        name=f"{run.path.name} encoder", build=lambda: build_encoder(run), spec=spec, fingerprint=_fingerprint(run)
+    )
     return open_runner(model, runner=runner, device="cpu", threads=threads)
 
 
@@ -119,8 +127,3 @@ def settings_of(config: Mapping[str, Any], *, steps: int, ratio: float, solver: 
     return OdeedSettings.from_dict(
         {"solver": solver, "steps": steps, "sigma_min": 0.004 * sigma_data, "sigma_max": ratio * sigma_data, "rho": 7.0}
     )
-
-
-def settings_grid(config: Mapping[str, Any], steps: Sequence[int], ratios: Sequence[float]) -> list[OdeedSettings]:
-    """All combinations of steps and σ_max / σ_data."""
-    return [settings_of(config, steps=n, ratio=ratio) for n in steps for ratio in ratios]

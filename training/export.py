@@ -1,0 +1,212 @@
+"""Makes a model bundle from finished runs: calibrates and judges their networks, then writes all with a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.bundle import ModelBundle
+from engine.bundle_writer import FamilyParts, write_bundle
+from engine.odeed import OdeedSettings
+from engine.runners.base import Runner
+from engine.unet import EDMDenoiser
+from engine.vit import VisionTransformer
+from training.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
+from training.classfolder import ClassFolder
+from training.denoiser import open_pool
+from training.errors import RunInvalid
+from training.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
+from training.heldout import FloodTiles, class_tiles
+from training.model_card import CardFacts, model_card
+from training.presets import DenoiserPreset, denoiser_preset
+from training.runfolder import RunFolder
+from training.serving import build_denoiser, build_encoder, odeed_scores, open_denoiser, open_encoder, settings_of
+
+Float32Array = npt.NDArray[np.float32]
+Say = Callable[[str], None]
+
+GOLDEN_TILES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSizes:
+    """How much is measured; what a bundle is shipped with, or less for a trial."""
+
+    tiles: int = 1200
+    """Held-out tiles whose scores calibrate, at most."""
+    pairs: int = 600
+    """Held-out pairs that calibrate changes, at most."""
+    judged: int = 300
+    """Dry tiles and flooded tiles that judge, each, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of one family's networks."""
+
+    arrays: Mapping[str, Float32Array]
+    """Calibration."""
+    verdicts: Mapping[str, Verdict]
+    """By score; empty where there are no flood masks."""
+    golden: Float32Array
+    """A few held-out tiles, reflectance.  (N, C, H, W)"""
+    notes: Mapping[str, Any]
+    """For the manifest."""
+
+
+def export_bundle(
+    out: Path,
+    name: str,
+    encoder_run: Path,
+    denoisers: Mapping[Path, Path],
+    *,
+    sizes: ExportSizes,
+    seed: int,
+    threads: int,
+    overwrite: bool,
+    say: Say,
+) -> ModelBundle:
+    """Calibrate, judge and write a bundle.
+
+    Args:
+        out: folder that will hold the bundle's folder ``name``.
+        name: of the bundle.
+        encoder_run: finished ``xstars`` run; its encoder serves all families.
+        denoisers: finished ``denoiser`` run -> its data folder, whose held-out part calibrates.
+        sizes: how much is measured.
+        seed: of the choice of held-out tiles.
+        threads: CPU threads.
+        overwrite: replace a bundle of that name.
+        say: told what goes on.
+
+    Raises:
+        RunInvalid: a run is not finished or of another kind.
+        TrainingDataInvalid: a data folder is not of its preset's layout.
+        BundleError: the bundle is there already, or the weights cannot be stored.
+    """
+    if not denoisers:
+        raise RunInvalid("a bundle needs a denoiser: give --denoiser RUN and its --data FOLDER")
+    encoder = RunFolder.open(encoder_run, "xstars")
+    shared = build_encoder(encoder)
+    families: list[FamilyParts] = []
+    measured: dict[str, Measured] = {}
+    runs: dict[str, RunFolder] = {}
+    with open_encoder(encoder, threads=threads) as embedding:
+        for path, data in denoisers.items():
+            run = RunFolder.open(path, "denoiser")
+            preset = denoiser_preset(run.config["preset"]["name"])
+            settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
+            say(f"{preset.family}: calibrating and judging {path.name} ...")
+            with open_denoiser(run, threads=threads) as denoiser:
+                found = _measure(preset, data, _Networks(denoiser, embedding, settings), sizes, seed)
+            runs[preset.family], measured[preset.family] = run, found
+            families.append(_parts(preset, settings, shared, build_denoiser(run), found))
+    facts = CardFacts(
+        name=name,
+        encoder=encoder.config,
+        denoisers={family: run.config for family, run in runs.items()},
+        settings={parts.name: parts.odeed for parts in families},
+        verdicts={family: found.verdicts for family, found in measured.items()},
+        calibration={family: found.arrays for family, found in measured.items()},
+    )
+    return write_bundle(
+        out / name,
+        families,
+        name=name,
+        model_card=model_card(facts),
+        provenance={
+            "encoder": _provenance(encoder),
+            "denoisers": {family: _provenance(run) for family, run in runs.items()},
+            "calibration": {family: dict(found.notes) for family, found in measured.items()},
+            "seed": seed,
+        },
+        overwrite=overwrite,
+    )
+
+
+@dataclass(frozen=True)
+class _Networks:
+    denoiser: Runner
+    encoder: Runner
+    settings: OdeedSettings
+
+
+def _measure(preset: DenoiserPreset, data: Path, nets: _Networks, sizes: ExportSizes, seed: int) -> Measured:
+    rng = np.random.default_rng((seed, 0xCA1))
+    if preset.layout == "ombria":
+        floods = held_out_floods(preset, data)
+        normal = floods.take(np.sort(rng.permutation(len(floods))[: sizes.tiles]))
+        arrays = calibrate_ombria(
+            preset, normal, nets.denoiser, nets.encoder, nets.settings, pairs=sizes.pairs, rng=rng
+        )
+        verdicts = _judge(preset, data, floods, nets, sizes, rng)
+        golden = normal.before[:GOLDEN_TILES]
+        notes = {"held_out": f"event blocks {', '.join(preset.held_out_events)}", "pairs": "before and dry after"}
+    else:
+        _, held_out = ClassFolder.open(data).halves()
+        arrays = calibrate_classes(
+            preset, data, nets.denoiser, nets.encoder, nets.settings, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng
+        )
+        verdicts = {}
+        golden = class_tiles(rng, held_out, preset.gains, preset.tile_px, preset.sides_px, GOLDEN_TILES)
+        notes = {"held_out": "every second image of each class", "pairs": "simulated"}
+    return Measured(arrays=arrays, verdicts=verdicts, golden=golden, notes=notes)
+
+
+def _judge(
+    preset: DenoiserPreset,
+    data: Path,
+    floods: FloodTiles,
+    nets: _Networks,
+    sizes: ExportSizes,
+    rng: np.random.Generator,
+) -> dict[str, Verdict]:
+    """Scores of one look, controls, and differences from the look before, on the same held-out tiles."""
+    judged = floods.sample(rng, dry=sizes.judged, flooded=sizes.judged)
+    pool, _ = open_pool(preset, data)
+    normal = (pool.tiles(rng, 500, preset.tile_px) + 1) / 2
+    now = odeed_scores(nets.denoiser, nets.settings, judged.after)
+    before = odeed_scores(nets.denoiser, nets.settings, judged.before)
+    gsd_m = preset.gsd_range_m[0]
+    wet_now, wet_before = (water_of(tiles, preset.bands, gsd_m) for tiles in (judged.after, judged.before))
+    scores: dict[str, npt.NDArray[np.floating]] = {
+        "ODEED": now,
+        "ODEED, negated": -now,
+        **controls(judged.after, ColourModel.of(normal), DARK_SWIR_DN * preset.gains[0]),
+        "share of water": wet_now,
+        "paired: ODEED, absolute log ratio": np.abs(np.log(now) - np.log(before)),
+        "paired: X-STARS distance": pair_distance(nets.encoder, judged.before, judged.after),
+        "paired: pixel distance (control)": ((judged.after - judged.before) ** 2).mean(axis=(1, 2, 3)),
+        "paired: more water": wet_now - wet_before,
+    }
+    return {name: judge(score, judged) for name, score in scores.items()}
+
+
+def _parts(
+    preset: DenoiserPreset,
+    settings: OdeedSettings,
+    encoder: VisionTransformer,
+    denoiser: EDMDenoiser,
+    found: Measured,
+) -> FamilyParts:
+    return FamilyParts(
+        name=preset.family,
+        bands=preset.bands,
+        gsd_range_m=preset.gsd_range_m,
+        tile_px=preset.tile_px,
+        odeed=settings,
+        encoder=encoder,
+        denoiser=denoiser,
+        calibration=found.arrays,
+        golden_pixels=np.asarray(found.golden * 2 - 1, dtype=np.float32),
+    )
+
+
+def _provenance(run: RunFolder) -> dict[str, Any]:
+    """What decides a run's weights; times and machines are left to the model card."""
+    return {key: run.config[key] for key in ("preset", "seed", "steps", "threads", "data")}
