@@ -22,7 +22,7 @@ from daemon.adapters.kafka_reader import read_alerts
 from daemon.app import App, Surroundings
 from daemon.clock import SystemClock
 from daemon.demo.gallery import draw_alerts
-from daemon.demo.passes import FLOOD_TIME, PASSES
+from daemon.demo.passes import PASSES
 from daemon.demo.scenes import DemoPlace, build_demo
 from daemon.demo.table import print_alerts
 from daemon.kafka_local import LocalBroker, why_not
@@ -32,8 +32,6 @@ from daemon.settings import Settings, load_settings
 from engine.errors import VigieError
 
 TOPIC = "vigie.alerts.v1"
-FIRST_LOOK_DAYS = 20.0
-"""Passes sensed earlier than this before the flood are the place's history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ def run_demo(folder: Path, console: Console, *, use_kafka: bool = True, seed: in
     console.print(f"{len(place.passes)} passes of a river valley are in {place.catalog}.")
     with _broker(folder, console, use_kafka) as bootstrap:
         config = _write_config(folder, place, bootstrap)
-        settings = load_settings(config, {})
+        settings = load_settings(config, os.environ)
         in_order = _run_daemon(folder, settings, console)
         if bootstrap is None:
             written = folder / "state" / "alerts.jsonl"
@@ -111,7 +109,6 @@ def _broker(folder: Path, console: Console, use_kafka: bool) -> Iterator[str | N
 
 def _write_config(folder: Path, place: DemoPlace, bootstrap: str | None) -> Path:
     """The demo's configuration, as a user would write it."""
-    history_ends = min(p.time(FLOOD_TIME) for p in PASSES if p.days > -FIRST_LOOK_DAYS)
     sink = (
         {"type": "jsonl", "path": "state/alerts.jsonl"}
         if bootstrap is None
@@ -125,7 +122,7 @@ def _write_config(folder: Path, place: DemoPlace, bootstrap: str | None) -> Path
             {
                 "name": "simulated-valley",
                 "file": "area.geojson",
-                "alert_since": history_ends.isoformat().replace("+00:00", "Z"),
+                "alert_since": place.alert_since.isoformat().replace("+00:00", "Z"),
             }
         ],
         "access": {"local_roots": ["catalog"]},
