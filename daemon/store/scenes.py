@@ -24,8 +24,8 @@ class Scenes:
         """Store what one page of ``catalog`` lists, in one transaction; a page recorded again changes nothing.
 
         A new scene version is ``discovered`` until its window closes. It supersedes older versions of the same identity
-        and sensor that nobody has scored; those scored keep their results. A version known already only gains areas, and then is
-        taken up again for these alone; ``history`` may become ``fresh`` in an area where it is not scored yet.
+        and sensor that nobody has scored; those scored keep their results. A version known already only gains areas, and
+        then is taken up again for these alone; ``history`` may become ``fresh`` in an area where it is not scored yet.
 
         Raises :class:`ValueError` for an area that is not registered.
         """
@@ -77,12 +77,6 @@ class Scenes:
         if state is not None:
             statement = statement.where(SCENE.c.state == state)
         return self._scene_rows(statement)
-
-    def versions_of(self, identity: str) -> tuple[Scene, ...]:
-        """Return every stored version of one scene identity, the first discovered first."""
-        statement = select(SCENE).where(SCENE.c.identity == identity).order_by(SCENE.c.discovered_at, SCENE.c.version)
-        with self._database.read() as connection:
-            return tuple(scene_of(row) for row in connection.execute(statement).mappings())
 
     def versions_of(self, identity: str) -> tuple[Scene, ...]:
         """Return every version of one acquisition that was ever recorded, in any state, oldest first."""
