@@ -24,8 +24,8 @@ class Scenes:
         """Store what one page of ``catalog`` lists, in one transaction; a page recorded again changes nothing.
 
         A new scene version is ``discovered`` until its window closes. It supersedes older versions of the same identity
-        and sensor that nobody has scored; those scored keep their results. A version known already only gains areas, and
-        then is taken up again for these alone; ``history`` may become ``fresh`` in an area where it is not scored yet.
+        and sensor that nobody has scored; those scored keep their results. A version known already only gains areas,
+        and is then taken up again for these alone; ``history`` may become ``fresh`` where it is not scored yet.
 
         Raises :class:`ValueError` for an area that is not registered.
         """
