@@ -1,0 +1,63 @@
+"""AUROC and controls against counted examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.errors import TrainingDataInvalid
+from training.evaluation import ColourModel, auroc, controls, judge
+from training.heldout import FloodTiles
+
+
+def test_auroc_counts_pairs_with_ties_as_halves() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 6, 40).astype(float), rng.integers(0, 5, 30).astype(float)
+    counted = np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative])
+    assert auroc(positive, negative) == pytest.approx(counted)
+
+
+def test_auroc_needs_both_kinds() -> None:
+    with pytest.raises(TrainingDataInvalid, match="0 flooded"):
+        auroc(np.array([]), np.array([1.0]))
+
+
+def test_a_verdict_judges_within_events() -> None:
+    """Inside each event the score is perfect; between events its level jumps, which the pooled figure feels."""
+    tiles = np.zeros((8, 3, 1, 1), np.float32)
+    flooded = np.array([1, 1, 0, 0, 1, 1, 0, 0], np.float32)
+    judged = FloodTiles(before=tiles, after=tiles, flooded=flooded, events=("A",) * 4 + ("B",) * 4)
+    verdict = judge(np.array([2.0, 2, 1, 1, 12, 12, 11, 11]), judged)
+    assert verdict.by_event == {"A": 1.0, "B": 1.0}
+    assert verdict.mean_of_events == 1.0
+    assert verdict.pooled == pytest.approx(0.75)
+
+
+def test_tiles_flooded_a_little_are_not_judged() -> None:
+    tiles = np.zeros((3, 3, 1, 1), np.float32)
+    judged = FloodTiles(
+        before=tiles, after=tiles, flooded=np.array([0.3, 0.1, 0.0], np.float32), events=("A", "A", "A")
+    )
+    assert judge(np.array([1.0, -5.0, 0.0]), judged).pooled == 1.0
+
+
+def test_colour_distance_is_mahalanobis() -> None:
+    colours = np.array([[1.0, 0], [-1, 0], [0, 2], [0, -2]])[:, :, None, None]
+    model = ColourModel.of(colours)
+    # Sample variances: 2/3 and 8/3.
+    distance = model.distance(np.array([[1.0, 2.0]])[:, :, None, None])
+    assert distance[0] == pytest.approx(1 / (2 / 3) + 4 / (8 / 3))
+
+
+def test_controls_of_a_known_tile() -> None:
+    tile = np.empty((1, 3, 2, 2), np.float32)
+    tile[0, 0] = [[0.05, 0.05], [0.05, 0.3]]
+    tile[0, 1], tile[0, 2] = 0.2, 0.1
+    normal = np.random.default_rng(0).random((20, 3, 2, 2))
+    scores = controls(tile, ColourModel.of(normal), dark_swir=0.1)
+    assert scores["share of dark SWIR"][0] == pytest.approx(0.75)
+    assert scores["mean NIR, negated"][0] == pytest.approx(-0.2)
+    index = (3 * (0.1 - 0.05) / 0.15 + (0.1 - 0.3) / 0.4) / 4
+    assert scores["water index (red - SWIR) / (red + SWIR)"][0] == pytest.approx(index, rel=1e-5)
+    x = np.array([0.05, 0.05, 0.05, 0.3, *[0.2] * 4, *[0.1] * 4]) * 2 - 1
+    assert scores["energy, mean of x²"][0] == pytest.approx((x**2).mean(), rel=1e-5)
