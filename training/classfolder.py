@@ -5,7 +5,6 @@ Source: Yang & Newsam, *Bag-of-visual-words and spatial extensions for land-use 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +52,7 @@ class ClassFolder:
         """The class names, sorted."""
         return tuple(sorted({image.label for image in self.images}))
 
-    def halves(self) -> tuple[Sequence[ClassImage], Sequence[ClassImage]]:
+    def halves(self) -> tuple[tuple[ClassImage, ...], tuple[ClassImage, ...]]:
         """Images to train on and images held out: every second one of each class, in name order."""
         train: list[ClassImage] = []
         held_out: list[ClassImage] = []
@@ -61,7 +60,7 @@ class ClassFolder:
             members = [image for image in self.images if image.label == label]
             train += members[0::2]
             held_out += members[1::2]
-        return train, held_out
+        return tuple(train), tuple(held_out)
 
     def digest(self) -> str:
         """SHA-256 of every image file."""

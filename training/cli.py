@@ -18,7 +18,7 @@ from engine.errors import VigieError
 from training.denoiser import DenoiserTraining, measure, open_pool
 from training.display import StepDisplay
 from training.export import ExportSizes, export_bundle
-from training.loop import Trainee, measure_steps, run
+from training.loop import measure_steps, run
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
 from training.quantiles import match_quantiles
 from training.runfolder import RunFolder, machine, write_run
@@ -237,12 +237,3 @@ def _errors_told() -> Iterator[None]:
 
 def _print_json(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=True, default=list))
-
-
-def as_trainee(training: DenoiserTraining | XstarsTraining) -> Trainee:
-    """The same object, as the loop sees it: holds the two to the protocol when types are checked."""
-    return training
-
-
-if __name__ == "__main__":
-    train()

@@ -19,13 +19,22 @@ from engine.vit import VisionTransformer
 from training.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
 from training.classfolder import ClassFolder
 from training.denoiser import open_pool
+from training.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
 from training.errors import RunInvalid
 from training.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
 from training.heldout import FloodTiles, class_tiles
 from training.model_card import CardFacts, model_card
 from training.presets import DenoiserPreset, denoiser_preset
 from training.runfolder import RunFolder
-from training.serving import build_denoiser, build_encoder, odeed_scores, open_denoiser, open_encoder, settings_of
+from training.serving import (
+    build_denoiser,
+    build_encoder,
+    cls_embeddings,
+    odeed_scores,
+    open_denoiser,
+    open_encoder,
+    settings_of,
+)
 
 Float32Array = npt.NDArray[np.float32]
 Say = Callable[[str], None]
@@ -53,6 +62,8 @@ class Measured:
     """Calibration."""
     verdicts: Mapping[str, Verdict]
     """By score; empty where there are no flood masks."""
+    figures: tuple[Figure, ...]
+    """Of the encoder."""
     golden: Float32Array
     """A few held-out tiles, reflectance.  (N, C, H, W)"""
     notes: Mapping[str, Any]
@@ -112,6 +123,7 @@ def export_bundle(
         denoisers={family: run.config for family, run in runs.items()},
         settings={parts.name: parts.odeed for parts in families},
         verdicts={family: found.verdicts for family, found in measured.items()},
+        figures=tuple(figure for found in measured.values() for figure in found.figures),
         calibration={family: found.arrays for family, found in measured.items()},
     )
     return write_bundle(
@@ -145,6 +157,7 @@ def _measure(preset: DenoiserPreset, data: Path, nets: _Networks, sizes: ExportS
             preset, normal, nets.denoiser, nets.encoder, nets.settings, pairs=sizes.pairs, rng=rng
         )
         verdicts = _judge(preset, data, floods, nets, sizes, rng)
+        figures = (_places(floods, nets.encoder, sizes, rng),)
         golden = normal.before[:GOLDEN_TILES]
         notes = {"held_out": f"event blocks {', '.join(preset.held_out_events)}", "pairs": "before and dry after"}
     else:
@@ -153,9 +166,10 @@ def _measure(preset: DenoiserPreset, data: Path, nets: _Networks, sizes: ExportS
             preset, data, nets.denoiser, nets.encoder, nets.settings, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng
         )
         verdicts = {}
+        figures = (_classes(preset, data, nets.encoder),)
         golden = class_tiles(rng, held_out, preset.gains, preset.tile_px, preset.sides_px, GOLDEN_TILES)
         notes = {"held_out": "every second image of each class", "pairs": "simulated"}
-    return Measured(arrays=arrays, verdicts=verdicts, golden=golden, notes=notes)
+    return Measured(arrays=arrays, verdicts=verdicts, figures=figures, golden=golden, notes=notes)
 
 
 def _judge(
@@ -185,6 +199,27 @@ def _judge(
         "paired: more water": wet_now - wet_before,
     }
     return {name: judge(score, judged) for name, score in scores.items()}
+
+
+def _places(floods: FloodTiles, encoder: Runner, sizes: ExportSizes, rng: np.random.Generator) -> Figure:
+    dry = floods.sample(rng, dry=sizes.pairs, flooded=0)
+    return Figure(
+        name=f"place found again in the later image among {len(dry)} (recall@1)",
+        encoder=recall_at_1(cls_embeddings(encoder, dry.after), cls_embeddings(encoder, dry.before)),
+        pixels=recall_at_1(plain_pixels(dry.after), plain_pixels(dry.before)),
+        chance=1 / len(dry),
+    )
+
+
+def _classes(preset: DenoiserPreset, data: Path, encoder: Runner) -> Figure:
+    folder = ClassFolder.open(data)
+    (train, labels), (test, wanted) = class_images(folder, preset.gains, preset.tile_px)
+    return Figure(
+        name=f"class by 20 neighbours, {len(folder.labels)} classes, whole images averaged to {preset.tile_px} px",
+        encoder=neighbour_accuracy(cls_embeddings(encoder, train), labels, cls_embeddings(encoder, test), wanted),
+        pixels=neighbour_accuracy(plain_pixels(train), labels, plain_pixels(test), wanted),
+        chance=1 / len(folder.labels),
+    )
 
 
 def _parts(

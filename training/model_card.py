@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.odeed import OdeedSettings
+from training.encoder_checks import Figure
 from training.evaluation import Verdict
 
 SOURCES = {
@@ -39,6 +40,8 @@ class CardFacts:
     settings: Mapping[str, OdeedSettings]
     verdicts: Mapping[str, Mapping[str, Verdict]]
     """By family and score."""
+    figures: tuple[Figure, ...]
+    """Of the encoder."""
     calibration: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]
 
 
@@ -49,7 +52,7 @@ def model_card(facts: CardFacts) -> str:
         _purpose(facts),
         "## How it was made\n\n" + _commands(facts),
         "## Data\n\n" + _data(facts),
-        "## Measured\n\n" + "\n\n".join(_measured(facts, family) for family in facts.denoisers),
+        "## Measured\n\n" + "\n\n".join([*(_measured(facts, family) for family in facts.denoisers), _encoder(facts)]),
         "## Limits\n\n" + _limits(facts),
     ]
     return "\n\n".join(parts) + "\n"
@@ -152,6 +155,12 @@ def _measured(facts: CardFacts, family: str) -> str:
         events = ", ".join(f"{event} {value:.2f}" for event, value in verdict.by_event.items())
         lines.append(f"| {name} | {verdict.pooled:.3f} | {verdict.mean_of_events:.3f} | {events} |")
     return "\n".join([*lines, "", _who_wins(verdicts)])
+
+
+def _encoder(facts: CardFacts) -> str:
+    lines = ["### Encoder", "", "| on held-out data | encoder | plain pixels | chance |", "|---|---|---|---|"]
+    lines += [f"| {f.name} | {f.encoder:.3f} | {f.pixels:.3f} | {f.chance:.3f} |" for f in facts.figures]
+    return "\n".join(lines)
 
 
 def _who_wins(verdicts: Mapping[str, Verdict]) -> str:

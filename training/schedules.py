@@ -19,8 +19,3 @@ def warmup_cosine(step: int, *, steps: int, warmup: int, peak: float, floor: flo
 def cosine(progress: float, *, start: float, end: float) -> float:
     """``start`` at 0, ``end`` at 1, a half cosine between."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def linear(progress: float, *, start: float, end: float) -> float:
-    """``start`` at 0, ``end`` at 1, a line between."""
-    return start + (end - start) * progress

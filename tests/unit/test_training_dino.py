@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.dino import DinoHead, DinoLoss, update_teacher
-from training.schedules import cosine, linear, warmup_cosine
+from training.schedules import cosine, warmup_cosine
 
 
 def test_centre_is_the_moving_average_of_teacher_outputs() -> None:
@@ -89,7 +89,3 @@ def test_warmup_rises_linearly_then_falls_by_a_half_cosine() -> None:
 @pytest.mark.parametrize(("progress", "expected"), [(0.0, 0.996), (0.5, 0.998), (1.0, 1.0)])
 def test_teacher_momentum_ends_at_one(progress: float, expected: float) -> None:
     assert cosine(progress, start=0.996, end=1.0) == pytest.approx(expected)
-
-
-def test_linear_schedule() -> None:
-    assert linear(0.25, start=1.0, end=3.0) == pytest.approx(1.5)
