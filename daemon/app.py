@@ -189,7 +189,10 @@ class App:
         return Relay(
             self.store,
             self.sinks,
-            RelaySettings(owner=f"{self._around.host}-{self._around.pid}"),
+            RelaySettings(
+                owner=f"{self._around.host}-{self._around.pid}",
+                lease_ttl_s=min(RelaySettings.lease_ttl_s, self.settings.worker.lease_s),
+            ),
             clock=self._around.clock,
             metrics=self.metrics,
             heartbeats=self.heartbeats,

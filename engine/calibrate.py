@@ -24,6 +24,8 @@ TAIL_MIN = 20
 SHAPE_MAX = 0.5
 """Largest tail shape; above it a tail has no variance and a fit on so few points is not to be believed."""
 
+BEYOND_DATA = 1000.0
+"""How far a fitted tail is believed: no p-value is more than so many times smaller than the data alone allow."""
 MAX_FLAGGED_SHARE = 0.01
 """However large the budget or quiet the place, at most this share of its normal tiles is flagged: a looser threshold
 joins chance neighbours to an event and blurs its outline."""
@@ -105,8 +107,9 @@ class Calibration:
         p = (1.0 + at_least) / (n + 1.0)
         extrapolated = (at_least == 0) & np.isfinite(statistics) & (self.tail is not None)
         if self.tail is not None:
+            least = 1.0 / ((n + 1.0) * BEYOND_DATA)
             for i in np.flatnonzero(extrapolated):
-                p[i] = min(p[i], self.tail.survival(float(statistics[i])))
+                p[i] = min(p[i], max(self.tail.survival(float(statistics[i])), least))
         p = np.where(np.isfinite(statistics), p, 1.0)
         return p.astype(np.float32), extrapolated
 

@@ -1,4 +1,8 @@
-"""Judged tiles to detections: flagged neighbours joined to one polygon, with kind, rarity and evidence."""
+"""Judged tiles to detections: flagged neighbours joined, with kind, rarity and evidence.
+
+Tiles that touch form a group; groups that are too small are dropped; those that lie near one another are one
+detection. One flood along a river is one message, not one for each field that it covers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from shapely import orient_polygons
+from shapely import STRtree, orient_polygons, union_all
 from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
 
 from engine.calibrate import Budget
 from engine.change import change_from
@@ -24,7 +29,7 @@ Kind = Literal["flood", "anomaly"]
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Adjacent flagged tiles joined to one polygon."""
+    """Flagged tiles of one event, as one outline."""
 
     kind: Kind
     anchor_cell: str
@@ -121,6 +126,7 @@ def detect(
     rows_of = {cell_id: i for i, cell_id in enumerate(look.cell_ids)}
     groups = _groups([look.cell_ids[i] for i in np.flatnonzero(flagged)], neighbours)
     large = [[rows_of[cell] for cell in group] for group in groups if len(group) >= settings.min_tiles]
+    large = _merged(large, [cell.polygon for cell in cells], settings.reach_m)
     detections: list[Detection] = []
     for rows in large:
         # How far above its own threshold: the one scale on which tiles of different bases can be compared.
@@ -172,3 +178,29 @@ def _groups(flagged: Sequence[str], neighbours: Mapping[str, Sequence[str]]) -> 
                     frontier.append(other)
         groups.append(sorted(group))
     return groups
+
+
+def _merged(groups: Sequence[Sequence[int]], squares: Sequence[BaseGeometry], reach_m: float) -> list[list[int]]:
+    """Groups nearer to one another than ``reach_m`` as one, rows ascending, in the order of their first row.
+
+    ``squares``: the ground of every row, in metres.
+    """
+    if len(groups) < 2:
+        return [list(group) for group in groups]
+    outlines = [union_all([squares[i] for i in group]) for group in groups]
+    tree = STRtree(outlines)
+    first, second = tree.query(outlines, predicate="dwithin", distance=reach_m)
+    parent = list(range(len(groups)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        low, high = sorted((root(a), root(b)))
+        parent[high] = low
+    merged: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        merged.setdefault(root(i), []).extend(group)
+    return [sorted(rows) for rows in merged.values()]

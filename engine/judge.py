@@ -3,7 +3,8 @@
 * ``place``: the cell has enough earlier looks; calibrated on the place's own history, threshold by alert budget;
 * ``pair``: few earlier looks; the same change statistic, calibrated on pairs of looks of the sensor family on which
   nothing had happened;
-* ``single``: no earlier look; the ODEED score alone, calibrated on normal tiles of the sensor family.
+* ``single``: no earlier look; the ODEED score against the scene's own level, calibrated on normal tiles of the sensor
+  family.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.calibrate import Budget, Calibration, back_test
-from engine.change import Change, Scales, Weights, changes_within
+from engine.change import DETREND_MIN_TILES, Change, Scales, Weights, changes_within
 from engine.look import Look
 from engine.reference import Reference, log_score
 from engine.tiles import BoolArray, Float32Array
@@ -32,6 +33,8 @@ class DetectSettings:
     """Earlier looks of a cell from which its place's own history calibrates it."""
     min_tiles: int = 2
     """Flagged tiles that must touch."""
+    reach_m: float = 640.0
+    """Groups of flagged tiles nearer to one another than this are one detection: one Sentinel-2 cell."""
     alerts_per_month: float = 0.2
     """Alert budget of the area, on the place's own history."""
     false_tiles_per_1000: float = 1.0
@@ -137,10 +140,18 @@ def judge_single(
     arrays: Mapping[str, Float32Array],
     settings: DetectSettings,
 ) -> Judgement:
-    """Judge cells never seen before on normal tiles of the sensor family."""
-    calibration = Calibration.of(log_score(arrays["odeed"]))
+    """Judge cells never seen before on normal tiles of the sensor family.
+
+    A place may be harder to reconstruct than the calibration's places as a whole: another land, another camera. That
+    is no event. So where the scene shows tiles enough, what its median lies above the calibration's is taken off;
+    what stands out then is strange both for the sensor and for its own surroundings.
+    """
+    normal = log_score(arrays["odeed"])
+    calibration = Calibration.of(normal)
     threshold, extrapolated = calibration.threshold(settings.false_tiles_per_1000 / 1000)
-    statistic = log_score(look.odeed[rows])
+    scores = log_score(look.odeed)
+    shift = float(np.median(scores) - np.median(normal)) if len(scores) >= DETREND_MIN_TILES else 0.0
+    statistic = scores[rows] - np.float32(max(shift, 0.0))
     p_value, beyond = calibration.p_values(statistic)
     return Judgement(
         rows=rows,

@@ -9,7 +9,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-pytest_plugins: list[str] = ["tests.servers.postgres", "tests.stores", "tests.servers.kafka", "tests.servers.pgstac", "tests.servers.bad_stac"]
+pytest_plugins: list[str] = [
+    "tests.servers.postgres",
+    "tests.stores",
+    "tests.servers.kafka",
+    "tests.servers.pgstac",
+    "tests.servers.bad_stac",
+]
 
 
 @pytest.fixture(scope="session")

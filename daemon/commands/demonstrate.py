@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,9 @@ from rich.console import Console
 
 from daemon.demo.tour import run_demo
 
+WIDTH = 150
+"""Columns of output that is not a terminal."""
+
 
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo's catalog, state and pictures go.")] = Path("var/demo"),
@@ -17,7 +21,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the simulated place.")] = 0,
 ) -> None:
     """Simulate a river valley and its flood, watch its catalog, and show the alerts as read back from the topic."""
-    console = Console()
+    # Tables in a file or a pipe are not folded to the 80 columns that rich assumes there.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     tour = run_demo(folder, console, use_kafka=kafka, seed=seed)
     if not tour.in_order or not tour.alerts:
         console.print("[bold red]The demo did not end as it should; see the daemon's log.[/]")

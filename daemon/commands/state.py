@@ -40,7 +40,10 @@ def replay(
     with _store(settings_of(config)) as store:
         names = items or []
         count = store.replay(scene_ids=names, item_ids=names, failed=failed)
+        released = store.unpark()
     typer.echo(f"{count} scene{'' if count == 1 else 's'} will be scored again.")
+    if released:
+        typer.echo(f"{released} parked alert{'' if released == 1 else 's'} will be offered to the sinks again.")
 
 
 def status(config: ConfigFile = None) -> None:

@@ -122,6 +122,8 @@ def _write_config(folder: Path, place: DemoPlace, bootstrap: str | None) -> Path
             {
                 "name": "simulated-valley",
                 "file": "area.geojson",
+                # The cloudy pass is taken too, so that the demo shows how a clouded scene ends.
+                "max_cloud_percent": 100,
                 "alert_since": place.alert_since.isoformat().replace("+00:00", "Z"),
             }
         ],

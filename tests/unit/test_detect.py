@@ -53,7 +53,7 @@ def look(seed: int, *, wet: tuple[str, ...] = (), strange: tuple[str, ...] = (),
         water[i], odeed[i] = 0.8, odeed[i] * 0.3
     for cell in strange:
         i = CELLS.index(cell)
-        cls[i], odeed[i] = rng.normal(size=DIM) * 3, odeed[i] * 6
+        cls[i], odeed[i] = rng.normal(size=DIM) * 3, odeed[i] * 60
     return Look(
         cell_ids=CELLS,
         odeed=odeed.astype(np.float32),
@@ -113,25 +113,37 @@ def test_a_single_strange_tile_is_no_alert() -> None:
     assert verdict.detections == ()
 
 
-def test_tiles_that_do_not_touch_are_two_detections() -> None:
+def test_tiles_far_apart_are_two_detections_and_near_ones_are_one() -> None:
     far = (CELLS[-1], CELLS[-2])
     found = judge(look(1, wet=FLOODED + far), 12).detections
     assert [set(d.cell_ids) for d in found] == [set(FLOODED), set(far)]
+    (whole,) = judge(look(1, wet=FLOODED + far), 12, reach_m=3000.0).detections
+    assert set(whole.cell_ids) == {*FLOODED, *far}
 
 
 def test_a_never_seen_place_is_judged_on_the_sensor_and_says_so() -> None:
     normal = judge(look(1), 0)
     assert set(normal.basis) == {"single"}
     assert normal.budget is None
-    loud = look(1, gain=50.0)
-    found = judge(loud, 0).detections
-    assert [d.calibration for d in found] == ["sensor"]
-    assert found[0].kind == "anomaly"
-    assert found[0].evidence["xstars"] is None
+    (found,) = judge(look(1, strange=FLOODED, gain=20.0), 0).detections
+    assert found.calibration == "sensor"
+    assert found.kind == "anomaly"
+    assert found.evidence["xstars"] is None
+    assert set(found.cell_ids) == set(FLOODED)
+
+
+def test_a_first_look_that_is_strange_as_a_whole_is_another_land_and_no_event() -> None:
+    assert judge(look(1, gain=50.0), 0).detections == ()
 
 
 def test_a_season_that_moves_the_whole_scene_is_not_an_event() -> None:
     assert judge(look(3, gain=3.0), 12).detections == ()
+
+
+def test_no_p_value_is_smaller_than_the_data_can_bear() -> None:
+    (found,) = judge(look(1, wet=FLOODED), 12).detections
+    assert found.extrapolated
+    assert found.p_value >= 1 / (1000 * (len(CELLS) * 12 + 1)) * 0.999
 
 
 def test_the_outline_covers_the_cells_counter_clockwise() -> None:
