@@ -28,12 +28,15 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
+        """Wall-clock time, aware, UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
+        """Seconds since the machine's own origin."""
         return time.monotonic()
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Block until ``event`` is set or ``seconds`` have passed; true where it was set."""
         return event.wait(seconds)
 
 
@@ -48,9 +51,11 @@ class ManualClock:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
+        """The time that was set, aware, UTC."""
         return self._now
 
     def monotonic(self) -> float:
+        """Seconds that it was moved forward."""
         return self._monotonic
 
     def advance(self, seconds: float) -> None:
@@ -65,6 +70,7 @@ class ManualClock:
             self._now += timedelta(seconds=seconds)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Move forward by ``seconds`` at once, unless ``event`` is set; true where it is."""
         if event.is_set():
             return True
         self.advance(seconds)

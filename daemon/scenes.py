@@ -27,7 +27,7 @@ class Area:
     history_days: int = 400
     """How far back the back-fill looks for them, days."""
     alert_since: datetime | None = None
-    """Scenes sensed before this are learnt from but never alerted on; aware UTC. None: when the area was first watched."""
+    """Earlier scenes are learnt from but never alerted on; aware UTC. None: when the area was first watched."""
     alerts_per_month: float = 0.2
     """Alert budget: false alerts that are tolerable a month."""
     min_tiles: int = 2
