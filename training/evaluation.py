@@ -38,7 +38,7 @@ class Verdict:
     pooled: float
     """Over all tiles."""
     by_event: Mapping[str, float]
-    """Within each event block that has both kinds of tiles."""
+    """Within each event block that has enough tiles of both kinds."""
 
     @property
     def mean_of_events(self) -> float:
@@ -46,14 +46,17 @@ class Verdict:
         return float(np.mean(list(self.by_event.values()))) if self.by_event else float("nan")
 
 
-def judge(score: FloatArray, tiles: FloodTiles, at_least: float = 0.25) -> Verdict:
-    """Flooded (share of ``at_least``) against dry (0) tiles; higher scores should mean flood."""
+def judge(score: FloatArray, tiles: FloodTiles, at_least: float = 0.25, fewest: int = 5) -> Verdict:
+    """Flooded (share of ``at_least``) against dry (0) tiles; higher scores should mean flood.
+
+    An event with fewer than ``fewest`` tiles of either kind has no figure of its own: it would be chance.
+    """
     events = np.asarray(tiles.events)
     much, none = tiles.flooded >= at_least, tiles.flooded == 0
     by_event = {
         str(event): auroc(score[much & (events == event)], score[none & (events == event)])
         for event in np.unique(events)
-        if (much & (events == event)).any() and (none & (events == event)).any()
+        if min((much & (events == event)).sum(), (none & (events == event)).sum()) >= fewest
     }
     return Verdict(pooled=auroc(score[much], score[none]), by_event=by_event)
 

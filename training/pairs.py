@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from training.classfolder import ClassImage
 from training.errors import TrainingDataInvalid
 from training.ombria import OmbriaImage, read_mask, read_rgb
-from training.pool import area_downsample, random_window, to_reflectance
+from training.pool import Augmentation, area_downsample, augment, random_window, to_reflectance
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -68,6 +68,10 @@ class SimulatedCoarse:
     images: Sequence[UInt8Array]
     gains: tuple[float, ...]
     factors: tuple[int, ...] = (2, 4)
+    radiometry: Augmentation = field(
+        default_factory=lambda: Augmentation(gain=0.2, band_gain=0.06, offset=0.03, hole_probability=0.0)
+    )
+    """How the coarse sensor's light differs."""
     sensors: tuple[str, str] = ("aerial", "aerial-coarse")
 
     def pairs(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Float32Array, Float32Array]:
@@ -81,7 +85,7 @@ class SimulatedCoarse:
             coarse = enlarge(area_downsample(fine, size_px // factor), size_px)
             a.append(to_reflectance(fine, self.gains))
             b.append(to_reflectance(coarse, self.gains))
-        return _normalised(a), _normalised(b)
+        return _normalised(a), _normalised(list(augment(rng, np.stack(b), self.radiometry)))
 
 
 def before_and_dry_after(images: Sequence[OmbriaImage], gains: tuple[float, ...]) -> ColocatedImages:

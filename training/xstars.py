@@ -102,13 +102,18 @@ class XstarsTraining:
         # One kind of pair per step: the batch's other pairs are then negatives of the same kind, not easy ones.
         source = self.sources[index % len(self.sources)]
         a, b = source.pairs(rng, preset.pairs, preset.tile_px)
-        _, tokens = self.student(torch.from_numpy(np.concatenate([a, b])))
+        cls, tokens = self.student(torch.from_numpy(np.concatenate([a, b])))
+        heads = [self.projections[sensor] for sensor in source.sensors]
+        # The class token, which the daemon compares, is aligned like a patch, and counts as much as all of them.
+        return torch.stack([self._aligned(heads, tokens), self._aligned(heads, cls[:, None])]).mean()
+
+    def _aligned(self, heads: Sequence[nn.Module], tokens: Tensor) -> Tensor:
         first, second = tokens.chunk(2)
         return msad_position(
-            self.projections[source.sensors[0]](first),
-            self.projections[source.sensors[1]](second),
-            temperature=preset.temperature,
-            target_temperature=preset.target_temperature,
+            heads[0](first),
+            heads[1](second),
+            temperature=self.preset.temperature,
+            target_temperature=self.preset.target_temperature,
         )
 
     def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Tensor]) -> list[Tensor]:

@@ -27,10 +27,11 @@ def test_a_verdict_judges_within_events() -> None:
     tiles = np.zeros((8, 3, 1, 1), np.float32)
     flooded = np.array([1, 1, 0, 0, 1, 1, 0, 0], np.float32)
     judged = FloodTiles(before=tiles, after=tiles, flooded=flooded, events=("A",) * 4 + ("B",) * 4)
-    verdict = judge(np.array([2.0, 2, 1, 1, 12, 12, 11, 11]), judged)
+    verdict = judge(np.array([2.0, 2, 1, 1, 12, 12, 11, 11]), judged, fewest=2)
     assert verdict.by_event == {"A": 1.0, "B": 1.0}
     assert verdict.mean_of_events == 1.0
     assert verdict.pooled == pytest.approx(0.75)
+    assert judge(np.arange(8.0), judged, fewest=3).by_event == {}
 
 
 def test_tiles_flooded_a_little_are_not_judged() -> None:
