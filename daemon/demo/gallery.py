@@ -21,6 +21,8 @@ from engine.tiles import Float32Array
 
 TRUE_COLOUR = ("red", "green", "blue")
 TRUE_WHITE = (0.75, 0.75, 0.75)
+MARGIN_DEGREES = 0.005
+"""Ground shown around a detection, about 500 m."""
 
 
 def draw_alerts(app: App, alerts: Sequence[Mapping[str, Any]], folder: Path) -> tuple[Path, ...]:
@@ -51,7 +53,9 @@ def _draw(app: App, feature: Mapping[str, Any], scene: Scene, before: Scene, fol
     found = feature["properties"]
     family = named_sensor(scene.sensor).family
     bands = FALSE_COLOUR if family == "sentinel-2" else TRUE_COLOUR
-    area = shape(dict(app.areas[found["area"]].geometry))
+    area = shape(dict(app.areas[found["area"]].geometry)).intersection(
+        shape(dict(feature["geometry"])).envelope.buffer(MARGIN_DEGREES)
+    )
     now, past = _read(app, scene, area, bands, family), _read(app, before, area, bands, family)
     picture = DetectionPicture(
         area_name=found["area"],
@@ -81,7 +85,8 @@ def _read(app: App, scene: Scene, area: Any, bands: Sequence[str], family: str) 
     for batch in app.open_scene(scene, [area], app.scorer.bands(family)):
         _, scores = app.scorer.look_and_maps(batch, family)
         pixels = np.where(batch.valid[:, None], batch.select(bands), 0.0)
-        for tile, picture, error in zip(batch.tiles, pixels, scores.error_map, strict=True):
+        errors = np.where(batch.valid, scores.error_map, np.nan)
+        for tile, picture, error in zip(batch.tiles, pixels, errors, strict=True):
             mosaic.add(tile, np.concatenate([picture, error[np.newaxis]]).astype(np.float32))
     return mosaic
 
