@@ -26,11 +26,13 @@ def build() -> typer.Typer:
 
     @app.callback()
     def _vigie(
-        show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+        show_version: Annotated[
+            bool,
+            # Eager, so that it is answered before a command is missed.
+            typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_tell_version),
+        ] = False,
     ) -> None:
-        if show_version:
-            typer.echo(f"vigie {version('vigie')}")
-            raise typer.Exit
+        pass
 
     app.command("demo")(demonstrate.demo)
     app.command("run")(run.run)
@@ -47,6 +49,12 @@ def build() -> typer.Typer:
         else:
             app.command(entry.name)(command)
     return app
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vigie {version('vigie')}")
+        raise typer.Exit
 
 
 def main() -> None:

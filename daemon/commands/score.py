@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from daemon.adapters.single_item import read_item
 from daemon.app import OPTIONAL_BANDS, access_policy, bundle_path, read_limits, runner_choice
 from daemon.clock import SystemClock
 from daemon.commands.configuration import ConfigFile, settings_of
+from daemon.errors import ConfigError
 from daemon.reading import read_plan
 from daemon.settings import Settings
 from daemon.stac_items import scene_from_item
@@ -49,6 +51,7 @@ def score(
 ) -> None:
     """Score one GeoTIFF. A place without a past is judged on normal tiles of its sensor alone."""
     settings = settings_of(config)
+    _check_writable(heat_map)
     info = describe(file, read_limits(settings))
     chosen = named_sensor(sensor) if sensor else _sensor_of(info)
     with _scorer(settings) as scorer:
@@ -63,8 +66,9 @@ def once(
     heat_map: HeatMap = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score one STAC Item, as far as ``access`` in the configuration allows its files to be read."""
+    """Score one STAC Item, as far as `access` in the configuration allows its files to be read."""
     settings = settings_of(config)
+    _check_writable(heat_map)
     document, base = read_item(item, now=SystemClock().now)
     scene = scene_from_item(
         document,
@@ -75,6 +79,12 @@ def once(
         bands = scorer.bands(named_sensor(scene.sensor).family)
         plan = read_plan(scene, access_policy(settings), bands=bands, optional=OPTIONAL_BANDS, base=base)
         _score(settings, scorer, plan, scene.item_id, heat_map, as_json)
+
+
+def _check_writable(heat_map: Path | None) -> None:
+    """Refuse a heat map that could not be written, before minutes are spent on it."""
+    if heat_map is not None and not (heat_map.parent.is_dir() and os.access(heat_map.parent, os.W_OK)):
+        raise ConfigError(f"there is no folder {heat_map.parent} to write into: make it, or correct --heat-map")
 
 
 def _sensor_of(info: RasterInfo) -> Sensor:

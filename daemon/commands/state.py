@@ -39,6 +39,9 @@ def replay(
         raise ConfigError("nothing to replay: name Items, or give --failed")
     with _store(settings_of(config)) as store:
         names = items or []
+        unknown = [name for name in names if store.scene(name) is None and not store.scenes(item_id=name)]
+        if unknown:
+            raise ConfigError(f"the store has no scene {', '.join(unknown)}; `vigie status` lists those it has")
         count = store.replay(scene_ids=names, item_ids=names, failed=failed)
         released = store.unpark()
     typer.echo(f"{count} scene{'' if count == 1 else 's'} will be scored again.")
