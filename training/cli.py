@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from engine.errors import VigieError
+from engine.runners.base import RunnerName
 from training.denoiser import DenoiserTraining, measure, open_pool
 from training.display import StepDisplay
 from training.export import ExportSizes, export_bundle
@@ -93,7 +94,7 @@ def xstars(
             "seed": seed,
             "data": digests,
             "images": sum(len(pool) for pool in pools),
-            "pairs": [list(source.sensors) for source in sources],
+            "pairs": sorted({source.sensors for source in sources}),
         }
         return lambda: XstarsTraining(chosen, pools, sources, seed), config
 
@@ -158,6 +159,7 @@ def export(
     judged: Annotated[int, typer.Option(min=1, help="Dry and flooded tiles that judge, each.")] = 300,
     seed: Seed = 0,
     threads: Threads = 2,
+    runner: Annotated[RunnerName, typer.Option(help="What measures: torch or onnxruntime.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle of that name.")] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -186,6 +188,7 @@ def export(
             sizes=sizes,
             seed=seed,
             threads=threads,
+            runner=runner,
             overwrite=overwrite,
             say=console.print,
         )

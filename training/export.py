@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from engine.bundle import ModelBundle
 from engine.bundle_writer import FamilyParts, write_bundle
 from engine.odeed import OdeedSettings
-from engine.runners.base import Runner
+from engine.runners.base import Runner, RunnerName
 from engine.unet import EDMDenoiser
 from engine.vit import VisionTransformer
 from training.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
@@ -79,6 +81,7 @@ def export_bundle(
     sizes: ExportSizes,
     seed: int,
     threads: int,
+    runner: RunnerName,
     overwrite: bool,
     say: Say,
 ) -> ModelBundle:
@@ -92,6 +95,7 @@ def export_bundle(
         sizes: how much is measured.
         seed: of the choice of held-out tiles.
         threads: CPU threads.
+        runner: what measures; the golden batch is recorded by torch in any case.
         overwrite: replace a bundle of that name.
         say: told what goes on.
 
@@ -107,16 +111,26 @@ def export_bundle(
     families: list[FamilyParts] = []
     measured: dict[str, Measured] = {}
     runs: dict[str, RunFolder] = {}
-    with open_encoder(encoder, threads=threads) as embedding:
-        for path, data in denoisers.items():
-            run = RunFolder.open(path, "denoiser")
-            preset = denoiser_preset(run.config["preset"]["name"])
-            settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
-            say(f"{preset.family}: calibrating and judging {path.name} ...")
-            with open_denoiser(run, threads=threads) as denoiser:
-                found = _measure(preset, data, _Networks(denoiser, embedding, settings), sizes, seed)
-            runs[preset.family], measured[preset.family] = run, found
-            families.append(_parts(preset, settings, shared, build_denoiser(run), found))
+    opened = [(RunFolder.open(path, "denoiser"), data) for path, data in denoisers.items()]
+    # One thread for each family at once does more than all threads on one family after the other.
+    workers = min(threads, len(opened))
+    inner = max(1, threads // workers)
+
+    def work(run: RunFolder, data: Path, denoiser: Runner) -> tuple[RunFolder, FamilyParts, Measured]:
+        preset = denoiser_preset(run.config["preset"]["name"])
+        settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
+        say(f"{preset.family}: calibrating and judging {run.path.name} ...")
+        found = _measure(preset, data, _Networks(denoiser, embedding, settings), sizes, seed)
+        return run, _parts(preset, settings, shared, build_denoiser(run), found), found
+
+    with ExitStack() as stack:
+        # Graphs are made here, one after the other: their exporter is not made for threads.
+        embedding = stack.enter_context(open_encoder(encoder, runner=runner, threads=inner))
+        nets = [stack.enter_context(open_denoiser(run, runner=runner, threads=inner)) for run, _ in opened]
+        executor = stack.enter_context(ThreadPoolExecutor(workers))
+        for run, parts, found in executor.map(work, *zip(*opened, strict=True), nets):
+            runs[parts.name], measured[parts.name] = run, found
+            families.append(parts)
     facts = CardFacts(
         name=name,
         encoder=encoder.config,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from training.classfolder import ClassImage
 from training.errors import TrainingDataInvalid
 from training.ombria import OmbriaImage, read_mask, read_rgb
-from training.pool import Augmentation, area_downsample, augment, random_window, to_reflectance
+from training.pool import Augmentation, area_downsample, augment, random_window, to_reflectance, turn
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
@@ -20,7 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class PairSource(Protocol):
-    """Draws pairs of tiles of the same ground, on one token grid, not augmented."""
+    """Draws pairs of tiles of the same ground, on one token grid; not augmented, but both turned alike."""
 
     @property
     def sensors(self) -> tuple[str, str]:
@@ -56,8 +56,9 @@ class ColocatedImages:
             i = int(rng.integers(len(self.first)))
             window = random_window(rng, self.usable[i].shape, size_px)
             if self.usable[i][window].all():
-                a.append(to_reflectance(self.first[i][window], self.first_gains))
-                b.append(to_reflectance(self.second[i][window], self.second_gains))
+                which = int(rng.integers(8))
+                a.append(to_reflectance(turn(self.first[i][window], which), self.first_gains))
+                b.append(to_reflectance(turn(self.second[i][window], which), self.second_gains))
         raise TrainingDataInvalid(f"5,000 draws found fewer than {count} usable pairs of {self.sensors}")
 
 
@@ -80,7 +81,8 @@ class SimulatedCoarse:
         b: list[Float32Array] = []
         for _ in range(count):
             image = self.images[int(rng.integers(len(self.images)))]
-            fine = np.ascontiguousarray(image[random_window(rng, image.shape[:2], size_px)])
+            window = random_window(rng, image.shape[:2], size_px)
+            fine = np.ascontiguousarray(turn(image[window], int(rng.integers(8))), dtype=np.uint8)
             factor = int(rng.choice(self.factors))
             coarse = enlarge(area_downsample(fine, size_px // factor), size_px)
             a.append(to_reflectance(fine, self.gains))

@@ -73,7 +73,7 @@ class XstarsPreset:
     """Side of the window that a DINO sample's crops are cut from."""
     local_px: int = 32
     global_crops: int = 2
-    local_crops: int = 4
+    local_crops: int = 2
     global_scale: tuple[float, float] = (0.4, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.4)
     head_hidden: int = 512
@@ -92,10 +92,11 @@ class XstarsPreset:
     the embeddings together. Sharper targets start as one-hot."""
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
-    teacher_momentum: float = 0.996
+    teacher_momentum: float = 0.98
+    """DINO's 0.996 is for 100,000 steps: after 400 of them the teacher would still be 45 % its random start."""
     centre_momentum: float = 0.9
-    batch: int = 16
-    pairs: int = 48
+    batch: int = 8
+    pairs: int = 64
     lr: float = 1e-3
     """Peak. DINO's 5e-4·batch/256 is for hundreds of epochs; a run of minutes needs larger steps."""
     weight_decay: tuple[float, float] = (0.04, 0.4)

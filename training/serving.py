@@ -22,7 +22,8 @@ from training.runfolder import RunFolder
 
 Float32Array = npt.NDArray[np.float32]
 
-BATCH = 64
+BATCH = 8
+"""Tiles of one call: on a CPU, larger batches fall out of the caches and are slower."""
 
 
 def half_precision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,7 +50,7 @@ def build_encoder(run: RunFolder) -> VisionTransformer:
     return vit.eval()
 
 
-def open_denoiser(run: RunFolder, *, runner: RunnerName = "torch", threads: int = 0) -> Runner:
+def open_denoiser(run: RunFolder, *, runner: RunnerName = "auto", threads: int = 0) -> Runner:
     """A run's denoiser as the bundle will hold it, opened."""
     unet = UnetConfig.from_dict(run.config["preset"]["unet"])
     side = run.config["preset"]["tile_px"]
@@ -65,7 +66,7 @@ def open_denoiser(run: RunFolder, *, runner: RunnerName = "torch", threads: int 
     return open_runner(model, runner=runner, device="cpu", threads=threads)
 
 
-def open_encoder(run: RunFolder, *, runner: RunnerName = "torch", threads: int = 0) -> Runner:
+def open_encoder(run: RunFolder, *, runner: RunnerName = "auto", threads: int = 0) -> Runner:
     """A run's encoder as the bundle will hold it, opened."""
     config = vit_config(run.config)
     side = config.img_size

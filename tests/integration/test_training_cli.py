@@ -107,7 +107,7 @@ def test_three_steps_and_an_export_make_a_bundle_that_loads(folders: tuple[Path,
     command("train", "xstars", "--ombria", ombria, "--classes", classes, "--out", f"{out}/enc", *settings)
     denoisers = ("--denoiser", f"{out}/s2", "--data", ombria, "--denoiser", f"{out}/aerial", "--data", classes)
     sizes = ("--tiles", "20", "--pairs", "20", "--judged", "4")
-    where = ("--out", str(tmp_path), "--threads", "1")
+    where = ("--out", str(tmp_path), "--threads", "1", "--runner", "torch")
     arguments = ("export", "--name", "tiny", "--encoder", f"{out}/enc", *denoisers, *sizes, *where)
     command(*arguments)
 
