@@ -35,22 +35,21 @@ def held_out_floods(preset: DenoiserPreset, data: Path) -> FloodTiles:
 
 def calibrate_ombria(
     preset: DenoiserPreset,
-    tiles: FloodTiles,
+    floods: FloodTiles,
     denoiser: Runner,
     encoder: Runner,
     settings: OdeedSettings,
     *,
+    tiles: int,
     pairs: int,
     rng: np.random.Generator,
 ) -> Arrays:
-    """From held-out events: all *before* tiles, and real pairs of before and after tiles that the mask calls dry."""
-    dry = np.flatnonzero(tiles.flooded == 0)
-    rows = np.sort(rng.permutation(dry)[:pairs])
-    before = odeed_scores(denoiser, settings, tiles.before)
-    again = tiles.take(rows)
+    """From held-out events: *before* tiles, and real pairs of before and after tiles that the mask calls dry."""
+    normal = floods.take(np.sort(rng.permutation(len(floods))[:tiles]))
+    again = floods.sample(rng, dry=pairs, flooded=0)
     return {
-        "odeed": before,
-        "pair_odeed_a": before[rows],
+        "odeed": odeed_scores(denoiser, settings, normal.before),
+        "pair_odeed_a": odeed_scores(denoiser, settings, again.before),
         "pair_odeed_b": odeed_scores(denoiser, settings, again.after),
         "pair_cls_distance": pair_distance(encoder, again.before, again.after),
         "pair_water_a": water_of(again.before, preset.bands, preset.gsd_range_m[0]),

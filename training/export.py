@@ -166,13 +166,12 @@ def _measure(preset: DenoiserPreset, data: Path, nets: _Networks, sizes: ExportS
     rng = np.random.default_rng((seed, 0xCA1))
     if preset.layout == "ombria":
         floods = held_out_floods(preset, data)
-        normal = floods.take(np.sort(rng.permutation(len(floods))[: sizes.tiles]))
         arrays = calibrate_ombria(
-            preset, normal, nets.denoiser, nets.encoder, nets.settings, pairs=sizes.pairs, rng=rng
+            preset, floods, nets.denoiser, nets.encoder, nets.settings, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng
         )
         verdicts = _judge(preset, data, floods, nets, sizes, rng)
         figures = (_places(floods, nets.encoder, sizes, rng),)
-        golden = normal.before[:GOLDEN_TILES]
+        golden = floods.before[np.sort(rng.permutation(len(floods))[:GOLDEN_TILES])]
         notes = {"held_out": f"event blocks {', '.join(preset.held_out_events)}", "pairs": "before and dry after"}
     else:
         _, held_out = ClassFolder.open(data).halves()

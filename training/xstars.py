@@ -52,6 +52,7 @@ class XstarsTraining:
             sensors = sorted({name for source in sources for name in source.sensors})
             # ModuleDict keys may hold no dots; sensor names have none.
             self.projections = nn.ModuleDict({name: ProjectionHead(dim, preset.msad_dim) for name in sensors})
+        standardise_input(self.student, *_moments(pools, preset.tile_px, seed))
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         self.teacher_head = copy.deepcopy(self.student_head).eval().requires_grad_(False)
         self.dino = DinoLoss(
@@ -195,6 +196,27 @@ def open_sources(
     if not pools:
         raise RunInvalid("no training images: give --ombria, --classes, or both")
     return pools, sources, digests
+
+
+@torch.no_grad()
+def standardise_input(vit: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Rewrite the patch embedding so that it does to x what it did to ``(x - mean) / std``.
+
+    Reflectance in [-1, 1] is a large constant with little on it, and fresh tokens of it are all alike. A convolution
+    absorbs any affine change of its input, so what is served still takes x itself.
+    """
+    weight, bias = vit.patch_embed.weight, vit.patch_embed.bias
+    scale = torch.tensor(std).reshape(1, -1, 1, 1)
+    weight /= scale
+    if bias is not None:
+        bias -= (weight * torch.tensor(mean).reshape(1, -1, 1, 1)).sum(dim=(1, 2, 3))
+
+
+def _moments(pools: Sequence[ImagePool], tile_px: int, seed: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, every pool counting the same."""
+    rng = np.random.default_rng((seed, 0x5D))
+    tiles = np.concatenate([pool.tiles(rng, 200, tile_px) for pool in pools]).astype(np.float64)
+    return tiles.mean(axis=(0, 2, 3)).tolist(), tiles.std(axis=(0, 2, 3)).tolist()
 
 
 def _head(preset: XstarsPreset) -> DinoHead:
