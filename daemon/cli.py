@@ -60,7 +60,7 @@ def _tell_version(wanted: bool) -> None:
 def main() -> None:
     """Run the command line; an expected error is one message on standard error and exit code 1."""
     try:
-        build()()
+        build()(prog_name="vigie")
     except VigieError as error:
         typer.echo(f"vigie: {error}", err=True)
         sys.exit(1)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from daemon.errors import ConfigError
 from daemon.scenes import Area
@@ -37,7 +37,8 @@ from engine.sensors import SENSORS
 class Settings(Section):
     """All that can be configured."""
 
-    store: StoreSettings = StoreSettings()
+    # Not `StoreSettings()`: its relative path is resolved by validation alone, which knows the folder of the file.
+    store: StoreSettings = Field(default_factory=dict)  # type: ignore[assignment]
     cache_dir: SettingPath = Path("vigie-cache")
     """Folder for what can be derived again, such as ONNX files."""
     catalogs: tuple[CatalogSettings, ...] = ()

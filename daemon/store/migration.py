@@ -26,10 +26,16 @@ def alembic_config() -> Config:
 def migrate(database: Database) -> None:
     """Bring ``database`` to the newest schema in one transaction; a second process waits, then finds nothing to do.
 
-    Raises :class:`ConfigError` where a newer Vigie has migrated the database already.
+    Raises :class:`ConfigError` where a newer Vigie has migrated the database already, or a SQLite file has no folder.
     """
     if database.file is not None:
-        database.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            database.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the folder of the database {database.file} cannot be made ({error.strerror}); "
+                "correct store.url, or make the folder and give this user the right to write there"
+            ) from error
         _switch_to_wal(database)
     with database.write() as connection:
         if not database.is_sqlite:
