@@ -1,0 +1,1 @@
+"""What a tile costs, stage by stage, on the machine at hand. ``make bench`` or ``python -m tests.benchmarks``."""
