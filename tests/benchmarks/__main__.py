@@ -68,7 +68,7 @@ def machine(bundle: ModelBundle, threads: int) -> dict[str, Any]:
             [f"Python {platform.python_version()}", *(f"{n} {version(n)}" for n in ("vigie", "torch", "onnxruntime"))]
         ),
         "model": f"{bundle.name} {bundle.model_id}",
-        "data": "two simulated scenes, 64-px tiles; detect and store: random looks of their cells, each with 12 earlier",
+        "data": "two simulated scenes, 64-px tiles; detect and store: random looks of their cells, 12 earlier each",
     }
 
 
