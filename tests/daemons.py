@@ -32,7 +32,7 @@ class DaemonFolder:
 
     def write_config(self, tree: Mapping[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(yaml.safe_dump(dict(tree), sort_keys=False), encoding="utf-8")
+        self.config.write_text(yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False), encoding="utf-8")
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start ``vigie run``; its output goes to the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the simulated place.")] = 0,
 ) -> None:
     """Simulate a river valley and its flood, watch its catalog, and show the alerts as read back from the topic."""
+    # A stopped demo must not leave its broker behind: leaving by exception runs what stops it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Tables in a file or a pipe are not folded to the 80 columns that rich assumes there.
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     tour = run_demo(folder, console, use_kafka=kafka, seed=seed)
