@@ -64,7 +64,9 @@ class HttpServer:
         self.close()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; does nothing where it already does."""
+        if self._thread is not None:
+            return  # Two loops on one socket cannot both be told to stop: closing would wait for ever.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="http", daemon=True)
         self._thread.start()
 

@@ -57,7 +57,6 @@ def serve(app: App, stop: threading.Event, clock: Clock, *, until_idle: bool = F
     """
     loops = _Loops(stop=stop)
     if app.http is not None:
-        app.http.start()
         log.info("metrics and health are served", action="http.start", url=app.http.url)
     if app.role in ("all", "watch"):
         watcher = app.watcher()
@@ -83,8 +82,9 @@ def serve(app: App, stop: threading.Event, clock: Clock, *, until_idle: bool = F
             log.warning("the store does not answer; trying again", action="store.wait", error=str(error))
     stop.set()
     log.info("stopping: work in hand is handed back", action="stop.begin")
+    deadline = clock.monotonic() + app.settings.worker.drain_s
     for thread in loops.threads:
-        thread.join(app.settings.worker.drain_s)
+        thread.join(max(0.0, deadline - clock.monotonic()))
     late = [thread.name for thread in loops.threads if thread.is_alive()]
     if late:
         log.error("loops did not stop in time; their leases run out by themselves", action="stop.late", loops=late)

@@ -140,6 +140,13 @@ def test_the_port_shows_metrics_in_both_text_formats(server: HttpServer) -> None
     assert body.endswith("# EOF\n")
 
 
+def test_started_twice_it_still_has_one_loop_and_stops(server: HttpServer) -> None:
+    server.start()
+    assert [thread.name for thread in threading.enumerate()].count("http") == 1
+    server.close()
+    assert "http" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_other_paths_and_methods_are_refused(server: HttpServer) -> None:
     status, _, body = get(f"{server.url}/etc/passwd")
     assert status == 404
