@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import Annotated
 
@@ -41,4 +42,9 @@ def run(
     with App(settings, Surroundings(clock=clock, pid=os.getpid()), role=role) as app:
         in_order = serve(app, stop, clock, until_idle=until_idle)
     if not in_order:
+        if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            # Python would wait for a loop that hangs, past any deadline. Leases and the outbox make leaving it safe.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
         raise typer.Exit(1)

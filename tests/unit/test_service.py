@@ -1,0 +1,127 @@
+"""Loops in threads: they end together, in time, or are named."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from daemon.app import App
+from daemon.clock import SystemClock
+from daemon.errors import StoreUnavailable
+from daemon.health import Heartbeats
+from daemon.service import serve
+
+DRAIN_S = 0.4
+
+Loop = Callable[[threading.Event], None]
+
+
+@dataclass
+class FakeWorker:
+    loop: Loop
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        beat()
+        self.loop(stop)
+
+
+@dataclass
+class FakeApp:
+    """The part of an app that is served: workers only."""
+
+    loops: list[Loop]
+    role: str = "score"
+    http: None = None
+    idle_after: int = 0
+    """Turns until the store says that nothing is left."""
+    faults: list[Exception] = field(default_factory=list)
+    """What counting the store raises, one a turn."""
+    counted: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings = SimpleNamespace(
+            worker=SimpleNamespace(count=len(self.loops), drain_s=DRAIN_S), access=SimpleNamespace(read_timeout_s=1.0)
+        )
+        self.heartbeats = Heartbeats(SystemClock())
+        self.catalogs: dict[str, Any] = {}
+        self.polled: set[str] = set()
+        self.metrics = SimpleNamespace(store=lambda counts: None)
+        self.store = SimpleNamespace(counts=self.count, idle=self.is_idle)
+
+    def worker(self, number: int) -> FakeWorker:
+        return FakeWorker(self.loops[number])
+
+    def count(self) -> None:
+        self.counted += 1
+        if self.faults:
+            raise self.faults.pop()
+
+    def is_idle(self) -> bool:
+        self.idle_after -= 1
+        return self.idle_after < 0
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """Lets loops that hang go when the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def well_behaved(stop: threading.Event) -> None:
+    stop.wait()
+
+
+def run(app: FakeApp, *, stop: threading.Event | None = None, until_idle: bool = False) -> tuple[bool, float]:
+    began = time.monotonic()
+    in_order = serve(cast("App", app), stop or threading.Event(), SystemClock(), until_idle=until_idle)
+    return in_order, time.monotonic() - began
+
+
+def test_stops_when_told(release: threading.Event) -> None:
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    in_order, _ = run(FakeApp(loops=[well_behaved, well_behaved]), stop=stop)
+    assert in_order
+
+
+def test_stops_by_itself_when_nothing_is_left() -> None:
+    app = FakeApp(loops=[well_behaved], idle_after=2)
+    assert run(app, until_idle=True)[0]
+    assert app.idle_after < 0
+
+
+def test_a_store_that_does_not_answer_is_waited_for() -> None:
+    app = FakeApp(loops=[well_behaved], faults=[StoreUnavailable("down")])
+    assert run(app, until_idle=True)[0]
+    assert app.counted == 1  # the count that failed; the next is due in some seconds
+
+
+def test_a_loop_that_fails_stops_the_others() -> None:
+    ended = threading.Event()
+
+    def breaks(stop: threading.Event) -> None:
+        raise ValueError("a bug")
+
+    def notes(stop: threading.Event) -> None:
+        stop.wait()
+        ended.set()
+
+    in_order, _ = run(FakeApp(loops=[breaks, notes]))
+    assert not in_order
+    assert ended.is_set()
+
+
+def test_loops_that_hang_share_one_deadline(release: threading.Event) -> None:
+    stop = threading.Event()
+    stop.set()
+    in_order, seconds = run(FakeApp(loops=[lambda stop: cast("None", release.wait())] * 4), stop=stop)
+    assert not in_order
+    assert DRAIN_S <= seconds < 2 * DRAIN_S
