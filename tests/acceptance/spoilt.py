@@ -66,7 +66,7 @@ def spoilt_scenes(place: DemoPlace, each: DemoPass, whole: RangeServer, broken: 
         "empty": ("failed", r"RasterCorrupt: .*empty\.tif is empty"),
         "all-nodata": ("skipped", r"no tile with enough clear ground \(4 nodata of 4\)"),
         "nan": ("skipped", r"no tile with enough clear ground \(4 nodata of 4\)"),
-        "nowhere": ("failed", r"RasterCorrupt: .*nowhere\.tif.*without CRS"),
+        "nowhere": ("failed", r"RasterCorrupt: file without CRS: \S*nowhere\.tif; give it one"),
         "disguised": ("failed", r"RasterRefused: .*disguised\.tif.*VRT"),
         "gone": ("failed", r"RasterUnavailable: .*gone\.tif.*is not there"),
     }
