@@ -1,3 +1,4 @@
+# make demo, make test ARGS='-k grid', make run CONFIG=vigie.yaml, make PYTHON=python3.12
 .PHONY: setup demo test check run bench clean
 PYTHON ?= python3
 VENV := .venv
@@ -7,18 +8,22 @@ STAMP := $(VENV)/.stamp
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Vigie needs Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "No virtual environment could be made. Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV); the first time takes minutes and some gigabytes."
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,servers]'
 	touch $(STAMP)
 
 demo: setup
-	$(BIN)/vigie demo
+	$(BIN)/vigie demo $(ARGS)
 
 run: setup
 	$(BIN)/vigie run --config $(or $(CONFIG),deploy/config/local.yaml)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
@@ -28,7 +33,7 @@ check: setup
 	$(BIN)/python -m pip check
 
 bench: setup
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build var runs *.egg-info

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the server tests need and this Debian machine lacks: PostgreSQL with PostGIS, and promtool.
+# Installs what the server tests need and this Debian machine lacks: Java and Maven for Kafka, PostgreSQL with PostGIS,
+# and promtool.
 # Run as root; safe to run again. Starts no service: the tests start their own servers, on their own ports.
 set -euo pipefail
 
 missing=()
+command -v java >/dev/null || missing+=(default-jre-headless)
+command -v mvn >/dev/null || missing+=(maven)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql-15)
 compgen -G '/usr/share/postgresql/*/extension/postgis.control' >/dev/null || missing+=(postgresql-15-postgis-3)
 command -v promtool >/dev/null || missing+=(prometheus)
