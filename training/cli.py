@@ -18,8 +18,9 @@ from engine.errors import VigieError
 from engine.runners.base import RunnerName
 from training.denoiser import DenoiserTraining, measure, open_pool
 from training.display import StepDisplay
-from training.export import ExportSizes, export_bundle
+from training.export import export_bundle
 from training.loop import measure_steps, run
+from training.model_card import ExportSizes
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
 from training.quantiles import match_quantiles
 from training.runfolder import RunFolder, machine, write_run

@@ -25,7 +25,7 @@ from training.encoder_checks import Figure, class_images, neighbour_accuracy, pl
 from training.errors import RunInvalid
 from training.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
 from training.heldout import FloodTiles, class_tiles
-from training.model_card import CardFacts, model_card
+from training.model_card import CardFacts, ExportSizes, model_card
 from training.presets import DenoiserPreset, denoiser_preset
 from training.runfolder import RunFolder
 from training.serving import (
@@ -42,18 +42,6 @@ Float32Array = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 
 GOLDEN_TILES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSizes:
-    """How much is measured; what a bundle is shipped with, or less for a trial."""
-
-    tiles: int = 1200
-    """Held-out tiles whose scores calibrate, at most."""
-    pairs: int = 600
-    """Held-out pairs that calibrate changes, at most."""
-    judged: int = 300
-    """Dry tiles and flooded tiles that judge, each, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +125,7 @@ def export_bundle(
         denoisers={family: run.config for family, run in runs.items()},
         settings={parts.name: parts.odeed for parts in families},
         verdicts={family: found.verdicts for family, found in measured.items()},
+        sizes=sizes,
         figures=tuple(figure for found in measured.values() for figure in found.figures),
         calibration={family: found.arrays for family, found in measured.items()},
     )

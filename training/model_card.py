@@ -29,6 +29,18 @@ SOURCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSizes:
+    """How much is measured; what a bundle is shipped with, or less for a trial."""
+
+    tiles: int = 1200
+    """Held-out tiles whose scores calibrate, at most."""
+    pairs: int = 600
+    """Held-out pairs that calibrate changes, at most."""
+    judged: int = 300
+    """Dry tiles and flooded tiles that judge, each, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CardFacts:
     """What a card is written from."""
 
@@ -42,6 +54,7 @@ class CardFacts:
     """By family and score."""
     figures: tuple[Figure, ...]
     """Of the encoder."""
+    sizes: ExportSizes
     calibration: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]
 
 
@@ -81,7 +94,8 @@ def _commands(facts: CardFacts) -> str:
         f"--steps {facts.encoder['steps']} --seed {facts.encoder['seed']} --threads {facts.encoder['threads']}"
     )
     pairs = " ".join(f"--denoiser runs/{f} --data {_folder(c)}" for f, c in facts.denoisers.items())
-    lines += [f"vigie export --name {facts.name} --encoder runs/encoder {pairs}", "```", ""]
+    measured = f"--tiles {facts.sizes.tiles} --pairs {facts.sizes.pairs} --judged {facts.sizes.judged}"
+    lines += [f"vigie export --name {facts.name} --encoder runs/encoder {pairs} {measured}", "```", ""]
     lines += ["| network | steps | minutes | threads | parameters' shape |", "|---|---|---|---|---|"]
     for family, config in facts.denoisers.items():
         unet = config["preset"]["unet"]
@@ -160,6 +174,13 @@ def _measured(facts: CardFacts, family: str) -> str:
 def _encoder(facts: CardFacts) -> str:
     lines = ["### Encoder", "", "| on held-out data | encoder | plain pixels | chance |", "|---|---|---|---|"]
     lines += [f"| {f.name} | {f.encoder:.3f} | {f.pixels:.3f} | {f.chance:.3f} |" for f in facts.figures]
+    behind = [figure.name for figure in facts.figures if figure.encoder <= figure.pixels]
+    if behind:
+        lines += [
+            "",
+            f"**Plain pixels are as good or better** at: {'; '.join(behind)}. Minutes of training are far too few "
+            "for an encoder; its distance to earlier looks is evidence beside others, not a detector.",
+        ]
     return "\n".join(lines)
 
 
