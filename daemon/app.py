@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import structlog
 from prometheus_client import CollectorRegistry
 from shapely.geometry.base import BaseGeometry
 
@@ -26,7 +27,7 @@ from daemon.adapters.static_stac import StaticCatalog
 from daemon.backoff import Backoff
 from daemon.catalogs import Catalog
 from daemon.clock import Clock, SystemClock
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, StoreUnavailable
 from daemon.health import Heartbeats, Readiness
 from daemon.http_server import HttpServer
 from daemon.incidents import IncidentRules
@@ -53,9 +54,13 @@ from engine.read_plan import ReadLimits
 from engine.scoring import RunnerChoice, SceneScorer
 from engine.tiles import Float32Array, TileBatch
 
+log = structlog.get_logger(__name__)
+
 Role = Literal["watch", "score", "publish", "web", "all"]
 OPTIONAL_BANDS = ("nir",)
 """Read where a scene has them beside the models' own: near infrared gives aerial imagery a water index."""
+PATIENCE_POLLS = 3
+"""Failed polls in a row after which areas no longer wait for a catalog's first answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +115,7 @@ class App:
             Store.open(settings.store.url_with_password(), clock=clock, max_attempts=settings.worker.max_attempts)
         )
         self.store.migrate()
+        self._failed_polls: Counter[str] = Counter()
         self.polled: set[str] = set()
         """Catalogs that have been polled once, with success or not."""
         self._policy = access_policy(settings)
@@ -227,11 +233,30 @@ class App:
     def _polled(self, report: PollReport) -> None:
         if report.error is None:
             self.metrics.polled(report.catalog, "ok")
+            self._failed_polls[report.catalog] = 0
         else:
             self.metrics.polled(report.catalog, "failed" if report.retry_after_s is None else "throttled")
+            self._failed_polls[report.catalog] += 1
+            if self._failed_polls[report.catalog] == PATIENCE_POLLS:
+                self._excuse(report.catalog)
         if report.newest:
             self.metrics.newest_item(report.catalog, max(report.newest.values()).timestamp())
         self.polled.add(report.catalog)
+
+    def _excuse(self, catalog: str) -> None:
+        """Let the areas of a catalog that does not answer be scored from their other catalogs."""
+        try:
+            areas = self.store.excuse(catalog)
+        except StoreUnavailable as error:
+            log.warning("the store does not answer", action="catalog.excuse", catalog=catalog, error=str(error))
+            return
+        if areas:
+            log.warning(
+                "a catalog has never answered; its areas are scored without it until it does",
+                action="catalog.excused",
+                catalog=catalog,
+                areas=list(areas),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,12 @@ class AreaVerdict:
     def flagged(self) -> bool:
         """Whether this look must stay out of later references.
 
-        While a place is still being learnt, tiles judged on the sensor alone do not exclude a look: the first
-        looks of a place are what its normal is made of. New water always does.
+        In a place's history only new water excludes a look. Seasons are strange the first time that they are seen;
+        left out for that, winter would never become normal.
         """
         if self.role == "fresh":
             return bool(self.detections)
-        return any(d.kind == "flood" or d.calibration == "place" for d in self.detections)
+        return any(detection.kind == "flood" for detection in self.detections)
 
 
 def pin(store: ReferenceStore, claim: Claim, area: Area, family: str, model_hash: str) -> ReferenceRow:

@@ -12,6 +12,7 @@ full, read-only or not migrated.
 
     register_areas(areas, catalogs: {catalog: [area name, ...]}) -> {name: WatchedArea}
     areas() -> {name: WatchedArea}                    settled(area=None) -> bool
+    excuse(catalog) -> the areas that waited for a catalog that never answered
     cursor(catalog, area) -> Cursor | None            close_window(catalog, areas, cursor) -> int made pending
     record_page(catalog, sightings) -> PageCounts     replay(*, scene_ids=(), item_ids=(), failed=False) -> int
     scene(scene_id) -> SceneRow | None                scenes(*, item_id=None, state=None) -> tuple[SceneRow, ...]

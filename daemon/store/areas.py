@@ -104,6 +104,16 @@ class Areas:
             connection.execute(delete(SIGHTING).where(listed_here))
             return ready.rowcount
 
+    def excuse(self, catalog: str) -> tuple[str, ...]:
+        """Stop waiting for a catalog that has never been read whole; returns the areas that waited for it, sorted.
+
+        Its first window is still read as one when it answers at last: only scenes of other catalogs no longer wait.
+        """
+        waiting = and_(CURSOR.c.catalog == catalog, CURSOR.c.active, ~CURSOR.c.settled)
+        with self._database.write() as connection:
+            areas = connection.execute(update(CURSOR).where(waiting).values(settled=True).returning(CURSOR.c.area))
+            return tuple(sorted(areas.scalars()))
+
     def settled(self, area: str | None = None) -> bool:
         """Whether every active catalog of ``area`` (of all areas where None) has closed its first window."""
         waiting = select(1).select_from(CURSOR.join(AREA)).where(CURSOR.c.active, AREA.c.active, ~CURSOR.c.settled)

@@ -127,3 +127,18 @@ def test_settled_waits_for_every_active_catalog(bench: StoreBench) -> None:
     assert not store.settled()
     watch(store, "north", "south", catalogs=("one",))
     assert store.settled()
+
+
+def test_a_catalog_that_never_answers_can_be_excused(bench: StoreBench) -> None:
+    store = bench.open()
+    watch(store, "north", "south", catalogs=("one", "mute"))
+    store.record_page("one", [seen(make_scene("a", catalog="one"), "north")])
+    settle(store, "north", catalog="one")
+    assert store.claim("worker", 60.0) is None
+    assert store.excuse("mute") == ("north", "south")
+    assert store.excuse("mute") == ()
+    claim = store.claim("worker", 60.0)
+    assert claim is not None
+    assert claim.scene.item_id == "a"
+    # Its first window is still to be read as one.
+    assert store.cursor("mute", "north") == Cursor(time=None, settled=True)

@@ -110,6 +110,7 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.flooded = False
+        self.strange = False
         self._rng = np.random.default_rng(0)
 
     def bands(self, family: str) -> tuple[str, ...]:
@@ -133,9 +134,12 @@ class ScriptedEngine:
         ids = sorted(tile.cell_id for tile in batch.tiles)
         water = np.asarray([0.9 if cell in wet else 0.02 for cell in ids], np.float32)
         cls = np.ones((n, 4), np.float32) + self._rng.normal(0, 0.02, (n, 4)).astype(np.float32)
+        odeed = self._rng.lognormal(-7, 0.05, n).astype(np.float32)
+        if self.strange:
+            odeed[:4] *= 20.0
         return Look(
             cell_ids=tuple(ids),
-            odeed=self._rng.lognormal(-7, 0.05, n).astype(np.float32),
+            odeed=odeed,
             water=water + np.abs(self._rng.normal(0, 0.003, n)).astype(np.float32),
             cls=cls / np.linalg.norm(cls, axis=1, keepdims=True),
             valid_ratio=np.ones(n, np.float32),
@@ -153,6 +157,7 @@ class House:
     areas: dict[str, Area] = field(default_factory=lambda: {"valley": VALLEY})
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     flood_items: set[str] = field(default_factory=set)
+    strange_items: set[str] = field(default_factory=set)
 
     def sight(self, *scenes: Scene, fresh_from: int = 10) -> None:
         fresh = scene(fresh_from).sensing_time
@@ -189,6 +194,7 @@ class House:
         if isinstance(reading, Exception):
             raise reading
         self.engine.flooded = one.item_id in self.flood_items
+        self.engine.strange = one.item_id in self.strange_items
         return reading
 
     def work(self, stop: threading.Event | None = None) -> int:
@@ -248,6 +254,20 @@ def test_a_flagged_look_is_no_reference_for_the_next(house: House) -> None:
     assert pinned is not None
     assert FLOOD.scene_id not in pinned.look_ids
     assert set(pinned.look_ids) == {one.scene_id for one in HISTORY}
+
+
+def test_a_flood_in_the_history_is_no_reference_but_a_season_is(house: House) -> None:
+    wet, winter = HISTORY[6], HISTORY[7]
+    house.flood_items = {wet.item_id}
+    house.strange_items = {winter.item_id}
+    house.sight(*HISTORY, scene(11))
+    house.work()
+    assert alerts(house) == []
+    assert [d.kind for d in house.store.detections(wet.scene_id)] == ["flood"]
+    assert [d.kind for d in house.store.detections(winter.scene_id)] == ["anomaly"]
+    pinned = house.store.pinned_reference(scene(11).scene_id, "valley", "sentinel-2", MODEL.model_hash)
+    assert pinned is not None
+    assert set(pinned.look_ids) == {one.scene_id for one in HISTORY} - {wet.scene_id}
 
 
 def test_the_second_pass_over_a_flood_updates_its_incident(house: House) -> None:
