@@ -19,33 +19,33 @@ import structlog
 from prometheus_client import CollectorRegistry
 from shapely.geometry.base import BaseGeometry
 
-from daemon.access import AccessPolicy
 from daemon.adapters.files import JsonLinesSink
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
 from daemon.backoff import Backoff
-from daemon.catalogs import Catalog
 from daemon.clock import Clock, SystemClock
 from daemon.errors import ConfigError, StoreUnavailable
-from daemon.health import Heartbeats, Readiness
-from daemon.http_server import HttpServer
-from daemon.incidents import IncidentRules
-from daemon.judging import ModelIdentity
-from daemon.metrics import Metrics
-from daemon.poll import CatalogWatch
-from daemon.poll_report import PollReport
-from daemon.publish import Relay, RelaySettings
-from daemon.reading import read_plan
+from daemon.operate.health import Heartbeats, Readiness
+from daemon.operate.http_server import HttpServer
+from daemon.operate.metrics import Metrics
+from daemon.publish.relay import Relay, RelaySettings
+from daemon.publish.sinks import Sink
 from daemon.scenes import Scene
+from daemon.score.access import AccessPolicy
+from daemon.score.incidents import IncidentRules
+from daemon.score.judging import ModelIdentity
+from daemon.score.reading import read_plan
+from daemon.score.worker import OpenScene, SceneReading, Worker, WorkerRules
 from daemon.settings import Settings
-from daemon.settings_sections import CatalogSettings
-from daemon.settings_sinks import KafkaSinkSettings, SinkSettings
-from daemon.sinks import Sink
+from daemon.settings.sections import CatalogSettings
+from daemon.settings.sinks import KafkaSinkSettings, SinkSettings
 from daemon.store import Store
-from daemon.watch import Watcher
-from daemon.windows import Pace
-from daemon.worker import OpenScene, SceneReading, Worker, WorkerRules
+from daemon.watch.catalogs import Catalog
+from daemon.watch.poll import CatalogWatch
+from daemon.watch.poll_report import PollReport
+from daemon.watch.watcher import Watcher
+from daemon.watch.windows import Pace
 from engine.bundle import ModelBundle, bundled
 from engine.judge import DetectSettings
 from engine.look import Look

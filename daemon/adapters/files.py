@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from daemon.errors import SinkUnavailable
-from daemon.sinks import DeliveryResult, Message, structured_event
+from daemon.publish.sinks import DeliveryResult, Message, structured_event
 
 
 class JsonLinesSink:

@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import KafkaAdminClient
 
 from daemon.errors import ConfigError, SinkUnavailable
-from daemon.sinks import DeliveryResult, Message
+from daemon.publish.sinks import DeliveryResult, Message
 
 
 @dataclass(frozen=True, kw_only=True)

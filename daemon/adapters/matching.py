@@ -10,10 +10,10 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 from shapely.prepared import prep
 
-from daemon.catalogs import SceneQuery
 from daemon.errors import SceneInvalid
-from daemon.footprints import footprint
-from daemon.stac_times import parse_time
+from daemon.watch.catalogs import SceneQuery
+from daemon.watch.footprints import footprint
+from daemon.watch.stac_times import parse_time
 
 
 class Matcher:

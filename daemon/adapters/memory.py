@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from daemon.adapters.matching import Matcher
-from daemon.catalogs import Page, SceneQuery, TimeAxis
+from daemon.watch.catalogs import Page, SceneQuery, TimeAxis
 
 
 class MemoryCatalog:
@@ -42,7 +42,7 @@ class MemoryCatalog:
         return self._axes
 
     def pages(self, query: SceneQuery, *, resume: str | None = None) -> Iterator[Page]:
-        """As :meth:`daemon.catalogs.Catalog.pages`; the token is a count of Items."""
+        """As :meth:`daemon.watch.catalogs.Catalog.pages`; the token is a count of Items."""
         self.queries.append(query)
         matcher = Matcher(query)
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from daemon.errors import SinkUnavailable
-from daemon.sinks import DeliveryResult, Message
+from daemon.publish.sinks import DeliveryResult, Message
 
 
 class MemorySink:

@@ -10,7 +10,7 @@ from typing import Any
 
 from daemon.adapters.fetch import Fetcher
 from daemon.errors import SceneInvalid
-from daemon.stac_items import with_absolute_hrefs
+from daemon.watch.stac_items import with_absolute_hrefs
 
 MAX_BYTES = 16 << 20
 

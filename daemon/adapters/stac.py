@@ -22,10 +22,10 @@ from pystac_client.stac_api_io import StacApiIO
 
 from daemon.adapters.fetch import Fetcher, HttpInvalid, HttpUnavailable, decode_object, status_error, transport_error
 from daemon.adapters.pystac_errors import PYSTAC_ERRORS
-from daemon.catalogs import Page, SceneQuery, TimeAxis
 from daemon.errors import CatalogInvalid, CatalogUnavailable
-from daemon.stac_items import self_href, with_absolute_hrefs
-from daemon.stac_times import format_time
+from daemon.watch.catalogs import Page, SceneQuery, TimeAxis
+from daemon.watch.stac_items import self_href, with_absolute_hrefs
+from daemon.watch.stac_times import format_time
 
 _MAX_EMPTY_PAGES = 10
 
@@ -73,7 +73,7 @@ class StacApiCatalog:
         return always | (declared - self._refused_axes)
 
     def pages(self, query: SceneQuery, *, resume: str | None = None) -> Iterator[Page]:
-        """As :meth:`daemon.catalogs.Catalog.pages`; the token is the ``next`` link as JSON."""
+        """As :meth:`daemon.watch.catalogs.Catalog.pages`; the token is the ``next`` link as JSON."""
         with self._translated():
             search = self._search(query)
             parameters = search.get_parameters()

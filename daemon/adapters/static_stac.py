@@ -15,9 +15,9 @@ from pystac.utils import make_absolute_href
 from daemon.adapters.fetch import Fetcher, decode_object
 from daemon.adapters.matching import Matcher
 from daemon.adapters.pystac_errors import PYSTAC_ERRORS
-from daemon.catalogs import Page, SceneQuery, TimeAxis
 from daemon.errors import CatalogInvalid, CatalogUnavailable
-from daemon.stac_items import with_absolute_hrefs
+from daemon.watch.catalogs import Page, SceneQuery, TimeAxis
+from daemon.watch.stac_items import with_absolute_hrefs
 
 _MAX_DOCUMENTS = 200_000
 _MAX_BYTES = 64 << 20
@@ -73,7 +73,7 @@ class StaticCatalog:
         return frozenset({"datetime", "created", "updated"})
 
     def pages(self, query: SceneQuery, *, resume: str | None = None) -> Iterator[Page]:
-        """As :meth:`daemon.catalogs.Catalog.pages`; the token is the address of the last document of a page."""
+        """As :meth:`daemon.watch.catalogs.Catalog.pages`; the token is the address of the last document of a page."""
         matcher = Matcher(query)
         items: list[dict[str, Any]] = []
         broken: list[str] = []

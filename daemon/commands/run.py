@@ -13,7 +13,7 @@ import typer
 from daemon.app import App, Role, Surroundings
 from daemon.clock import SystemClock
 from daemon.commands.configuration import ConfigFile, settings_of
-from daemon.logs import configure_logs
+from daemon.operate.logs import configure_logs
 from daemon.service import serve
 
 

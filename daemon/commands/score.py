@@ -22,9 +22,9 @@ from daemon.app import OPTIONAL_BANDS, access_policy, bundle_path, read_limits, 
 from daemon.clock import SystemClock
 from daemon.commands.configuration import ConfigFile, settings_of
 from daemon.errors import ConfigError
-from daemon.reading import read_plan
+from daemon.score.reading import read_plan
 from daemon.settings import Settings
-from daemon.stac_items import scene_from_item
+from daemon.watch.stac_items import scene_from_item
 from engine.bundle import ModelBundle
 from engine.detect import Verdict, detect
 from engine.errors import BandMissing

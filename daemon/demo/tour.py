@@ -26,7 +26,7 @@ from daemon.demo.passes import PASSES
 from daemon.demo.scenes import DemoPlace, build_demo
 from daemon.demo.table import print_alerts
 from daemon.kafka_local import LocalBroker, why_not
-from daemon.logs import configure_logs
+from daemon.operate.logs import configure_logs
 from daemon.service import serve
 from daemon.settings import Settings, load_settings
 from engine.errors import VigieError

@@ -1,7 +1,7 @@
 """GeoTIFFs in and out: the only place where rasterio is used.
 
 It opens what it is handed, with the GTiff driver alone; which files and hosts may be handed to it is the daemon's
-decision (:mod:`daemon.access`).
+decision (:mod:`daemon.score.access`).
 """
 
 from engine.raster.file import RasterFile, describe

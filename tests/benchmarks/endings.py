@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from daemon.clock import SystemClock
-from daemon.conclusion import conclude
 from daemon.demo.scenes import DemoPlace
-from daemon.incidents import IncidentRules
-from daemon.judging import ModelIdentity, judge, pin
 from daemon.scenes import Area, Scene
+from daemon.score.conclusion import conclude
+from daemon.score.incidents import IncidentRules
+from daemon.score.judging import ModelIdentity, judge, pin
 from daemon.store import Cursor, Role, Sighting, Store
 from engine.bundle import ModelBundle
 from engine.judge import DetectSettings

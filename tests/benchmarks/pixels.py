@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from shapely.geometry import shape
 
-from daemon.access import AccessPolicy
 from daemon.adapters.static_stac import StaticCatalog
-from daemon.catalogs import SceneQuery
 from daemon.demo.scenes import DemoPlace
-from daemon.reading import read_plan
 from daemon.scenes import Scene
-from daemon.stac_items import scene_from_item
+from daemon.score.access import AccessPolicy
+from daemon.score.reading import read_plan
+from daemon.watch.catalogs import SceneQuery
+from daemon.watch.stac_items import scene_from_item
 from engine.bundle import ModelBundle
 from engine.look import Look
 from engine.raster import read_tiles

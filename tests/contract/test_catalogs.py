@@ -15,8 +15,8 @@ import pytest
 from daemon.adapters.memory import MemoryCatalog
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
-from daemon.catalogs import Catalog, SceneQuery
 from daemon.errors import CatalogInvalid, CatalogUnavailable
+from daemon.watch.catalogs import Catalog, SceneQuery
 from tests.servers.pgstac import PgStac
 from tests.stac_builder import item, square, write_static_catalog
 

@@ -15,7 +15,7 @@ from daemon.adapters.kafka import KafkaSettings, KafkaSink
 from daemon.adapters.memory_sink import MemorySink
 from daemon.errors import SinkUnavailable
 from daemon.kafka_local import free_port
-from daemon.sinks import Message, Sink, structured_event
+from daemon.publish.sinks import Message, Sink, structured_event
 from tests.consumer import read_topic
 from tests.unit.test_alerts import make
 

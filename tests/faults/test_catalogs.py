@@ -25,13 +25,13 @@ import urllib3
 from daemon.adapters.fetch import parse_retry_after, transport_error
 from daemon.adapters.stac import StacApiCatalog, catalog_error
 from daemon.adapters.static_stac import StaticCatalog
-from daemon.catalogs import SceneQuery
 from daemon.clock import ManualClock
 from daemon.errors import CatalogInvalid, CatalogUnavailable
-from daemon.poll import CatalogWatch
 from daemon.scenes import Area
 from daemon.store import Store
-from daemon.watch import Watcher
+from daemon.watch.catalogs import SceneQuery
+from daemon.watch.poll import CatalogWatch
+from daemon.watch.watcher import Watcher
 from tests.servers import bad_stac as bad
 from tests.servers.bad_stac import BadStac, Behaviour
 from tests.stac_builder import item, square, write_static_catalog

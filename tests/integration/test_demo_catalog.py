@@ -16,14 +16,14 @@ import stac_pydantic
 from scipy import ndimage
 from shapely.geometry import shape
 
-from daemon.access import AccessPolicy
 from daemon.adapters.static_stac import StaticCatalog
-from daemon.catalogs import SceneQuery
 from daemon.demo.passes import FLOOD_TIME, PASSES
 from daemon.demo.scenes import DemoPass, DemoPlace, build_demo
-from daemon.reading import read_plan
 from daemon.scenes import Scene
-from daemon.stac_items import scene_from_item
+from daemon.score.access import AccessPolicy
+from daemon.score.reading import read_plan
+from daemon.watch.catalogs import SceneQuery
+from daemon.watch.stac_items import scene_from_item
 from engine.raster import TileReader
 from engine.sensors import sensor_for
 from engine.tiles import TileBatch

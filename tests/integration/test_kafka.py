@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from daemon.adapters.files import JsonLinesSink
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
-from daemon.alerts import Alert
 from daemon.clock import SystemClock
-from daemon.health import Heartbeats
 from daemon.kafka_local import LocalBroker
-from daemon.metrics import Metrics
-from daemon.publish import Relay, RelaySettings
-from daemon.sinks import Sink
+from daemon.operate.health import Heartbeats
+from daemon.operate.metrics import Metrics
+from daemon.publish.alerts import Alert
+from daemon.publish.relay import Relay, RelaySettings
+from daemon.publish.sinks import Sink
 from daemon.store import OutboxAlert, Store
 from tests.consumer import check, distinct, in_order, read_topic
 from tests.stores import claimed, end, make_scene, ready, seen, watch

@@ -14,12 +14,12 @@ from shapely.geometry import box, mapping
 
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
-from daemon.catalogs import Catalog
 from daemon.clock import ManualClock
-from daemon.poll import CatalogWatch
 from daemon.scenes import Area
 from daemon.store import Store
-from daemon.watch import Watcher
+from daemon.watch.catalogs import Catalog
+from daemon.watch.poll import CatalogWatch
+from daemon.watch.watcher import Watcher
 from tests.servers.pgstac import PgStac
 from tests.stac_builder import development_items, write_static_catalog
 

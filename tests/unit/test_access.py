@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.access import AccessPolicy
 from daemon.errors import AccessRefused
+from daemon.score.access import AccessPolicy
 
 POLICY = AccessPolicy(
     hosts=("sentinel-cogs.s3.us-west-2.amazonaws.com", "*.blob.core.windows.net", "tiles.example.org:8443"),

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from daemon.alerts import (
+from daemon.errors import AlertInvalid
+from daemon.publish.alerts import (
     MAX_TILES,
     MAX_VERTICES,
     Alert,
@@ -28,7 +29,6 @@ from daemon.alerts import (
     check_feature,
     lifecycle_id,
 )
-from daemon.errors import AlertInvalid
 from daemon.scenes import Area, Scene
 from engine.detect import Detection
 

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.clock import ManualClock
 from daemon.errors import ConfigError, StoreUnavailable
-from daemon.health import Heartbeats, Readiness
-from daemon.http_server import HttpServer
+from daemon.operate.health import Heartbeats, Readiness
+from daemon.operate.http_server import HttpServer
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

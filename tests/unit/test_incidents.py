@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import mapping, shape
 
-from daemon.incidents import Assignment, IncidentRules, assign
 from daemon.scenes import Scene
+from daemon.score.incidents import Assignment, IncidentRules, assign
 from daemon.store.records import IncidentRow
 from engine.detect import Detection, Kind
 from engine.grid import Cell, union_lonlat

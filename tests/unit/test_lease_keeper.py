@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from daemon.errors import LeaseLost, StoreUnavailable
-from daemon.lease_keeper import LeaseKeeper
+from daemon.score.lease_keeper import LeaseKeeper
 from daemon.store.records import Claim
 from tests.unit.test_worker import scene
 

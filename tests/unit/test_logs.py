@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from daemon.errors import CatalogUnavailable
-from daemon.logs import configure_logs
+from daemon.operate.logs import configure_logs
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def lines(stream: io.StringIO) -> list[dict[str, str]]:
 
 def test_a_line_of_json_carries_sentence_action_level_and_utc_time(stream: io.StringIO) -> None:
     configure_logs("json", "info", stream)
-    structlog.get_logger("daemon.worker").info("a scene was scored", action="mark done", scene="S2A é", tiles=12)
+    structlog.get_logger("daemon.score.worker").info("a scene was scored", action="mark done", scene="S2A é", tiles=12)
     (line,) = lines(stream)
     assert datetime.fromisoformat(line.pop("time")).utcoffset() == datetime.fromisoformat("2026-01-01T00Z").utcoffset()
     assert line == {

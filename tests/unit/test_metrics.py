@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.clock import ManualClock
-from daemon.metrics import CATALOGUE, Metrics, markdown
+from daemon.operate.metrics import CATALOGUE, Metrics, markdown
 from daemon.store.records import StoreCounts
 from tests.require import missing
 

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from daemon.adapters.memory_sink import MemorySink
 from daemon.clock import ManualClock
 from daemon.errors import StoreUnavailable
-from daemon.health import Heartbeats
-from daemon.metrics import Metrics
-from daemon.publish import Relay, RelaySettings
-from daemon.sinks import DeliveryResult, Message, Sink
+from daemon.operate.health import Heartbeats
+from daemon.operate.metrics import Metrics
+from daemon.publish.relay import Relay, RelaySettings
+from daemon.publish.sinks import DeliveryResult, Message, Sink
 from daemon.store import OutboxAlert, Store
 from tests.stores import NOON, claimed, end, make_alert, make_scene, ready, seen, watch
 

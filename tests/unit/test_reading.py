@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
-from daemon.access import AccessPolicy
 from daemon.errors import AccessRefused, SceneInvalid
-from daemon.reading import read_plan
 from daemon.scenes import Scene
+from daemon.score.access import AccessPolicy
+from daemon.score.reading import read_plan
 from engine.errors import BandMissing, SensorUnknown
 from engine.raster import read_tiles
 from engine.sensors import sensor_for

@@ -14,7 +14,7 @@ import pytest
 from daemon.app import App
 from daemon.clock import SystemClock
 from daemon.errors import StoreUnavailable
-from daemon.health import Heartbeats
+from daemon.operate.health import Heartbeats
 from daemon.service import serve
 
 DRAIN_S = 0.4

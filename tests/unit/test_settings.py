@@ -14,8 +14,8 @@ from shapely.geometry import box, shape
 
 from daemon.errors import ConfigError
 from daemon.settings import Settings, load_settings
-from daemon.settings_sections import Section
-from daemon.settings_source import KeyPath, dotted
+from daemon.settings.sections import Section
+from daemon.settings.source import KeyPath, dotted
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "config"
 SQUARE = {"type": "Polygon", "coordinates": [[[8, 45], [9, 45], [9, 46], [8, 46], [8, 45]]]}

@@ -17,10 +17,10 @@ import yaml
 from shapely.geometry import shape
 
 from daemon.errors import SceneInvalid
-from daemon.identity import grid_code, platform_name, processing_baseline
 from daemon.scenes import Scene
-from daemon.stac_items import scene_from_item, with_absolute_hrefs
-from daemon.stac_times import format_time, parse_time
+from daemon.watch.identity import grid_code, platform_name, processing_baseline
+from daemon.watch.stac_items import scene_from_item, with_absolute_hrefs
+from daemon.watch.stac_times import format_time, parse_time
 from engine.errors import SensorUnknown
 from engine.sensors import SENSORS, sensor_for
 from tests.stac_builder import item, square

@@ -13,16 +13,16 @@ import pytest
 
 from daemon.adapters.memory import MemoryCatalog
 from daemon.backoff import Backoff
-from daemon.catalogs import Page, SceneQuery
 from daemon.clock import ManualClock, SystemClock
 from daemon.errors import CatalogInvalid, CatalogUnavailable, StoreUnavailable
-from daemon.poll import CatalogWatch
-from daemon.poll_report import PollReport
 from daemon.scenes import Area, Scene
-from daemon.sifting import is_copy
 from daemon.store import Cursor, SceneRow, Store
 from daemon.store.records import PageCounts, Sighting
-from daemon.watch import Watcher
+from daemon.watch.catalogs import Page, SceneQuery
+from daemon.watch.poll import CatalogWatch
+from daemon.watch.poll_report import PollReport
+from daemon.watch.sifting import is_copy
+from daemon.watch.watcher import Watcher
 from tests.stac_builder import item, square
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

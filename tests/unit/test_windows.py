@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.backoff import Backoff
-from daemon.windows import Pace, Window, next_window, sweep_due
+from daemon.watch.windows import Pace, Window, next_window, sweep_due
 
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
 PACE = Pace()

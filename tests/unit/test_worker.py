@@ -20,13 +20,13 @@ from shapely.geometry.base import BaseGeometry
 
 from daemon.backoff import Backoff
 from daemon.clock import ManualClock
-from daemon.incidents import IncidentRules
-from daemon.judging import ModelIdentity
-from daemon.metrics import Metrics
+from daemon.operate.metrics import Metrics
 from daemon.scenes import Area, Scene
+from daemon.score.incidents import IncidentRules
+from daemon.score.judging import ModelIdentity
+from daemon.score.worker import Worker, WorkerRules
 from daemon.store import Store
 from daemon.store.records import Cursor, Sighting
-from daemon.worker import Worker, WorkerRules
 from engine.errors import BandMissing, RasterCorrupt, RasterUnavailable
 from engine.grid import Cell, union_lonlat
 from engine.judge import DetectSettings

@@ -12,11 +12,11 @@ from shapely.geometry.base import BaseGeometry
 from shapely.prepared import PreparedGeometry, prep
 
 from daemon.errors import SceneInvalid
-from daemon.identity import baseline_order, processing_baseline
-from daemon.poll_report import Tally
 from daemon.scenes import Area, Scene
-from daemon.stac_items import scene_from_item
 from daemon.store.records import Role, Sighting
+from daemon.watch.identity import baseline_order, processing_baseline
+from daemon.watch.poll_report import Tally
+from daemon.watch.stac_items import scene_from_item
 from engine.errors import SensorUnknown
 from engine.sensors import sensor_for
 

@@ -1,4 +1,4 @@
-"""Every metric that Vigie exposes, in one catalogue. ``python -m daemon.metrics`` prints it as a page.
+"""Every metric that Vigie exposes, in one catalogue. ``python -m daemon.operate.metrics`` prints it as a page.
 
 Names carry the prefix ``vigie_`` and base units. Label values come from closed sets, or from names in
 the configuration (catalogs, sinks, loops), never from scenes, so that the number of series stays small.
@@ -196,7 +196,7 @@ class Metrics:
         self._by_name["vigie_build_info"].labels(version=version, model=model).set(1)
 
     def heartbeat(self, loop: str, epoch_s: float) -> None:
-        """Note that ``loop`` advanced; fits :class:`daemon.health.Heartbeats` as ``observe``."""
+        """Note that ``loop`` advanced; fits :class:`daemon.operate.health.Heartbeats` as ``observe``."""
         self._by_name["vigie_loop_heartbeat_timestamp_seconds"].labels(loop=loop).set(epoch_s)
 
     def polled(self, catalog: str, result: PollResult) -> None:
@@ -284,7 +284,7 @@ def markdown() -> str:
     lines = [
         "# Metrics",
         "",
-        "Made by `python -m daemon.metrics > deploy/docs/metrics.md`; do not edit. Served at `/metrics`.",
+        "Made by `python -m daemon.operate.metrics > deploy/docs/metrics.md`; do not edit. Served at `/metrics`.",
         "",
         "| metric | kind | what | labels | when it is off |",
         "|---|---|---|---|---|",

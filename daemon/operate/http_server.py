@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from daemon.errors import ConfigError
-from daemon.health import Report
+from daemon.operate.health import Report
 
 REQUEST_TIMEOUT_S = 10.0
 """A client that sends or reads nothing for so long is let go."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daemon.access import AccessPolicy
 from daemon.errors import SceneInvalid
 from daemon.scenes import Scene
+from daemon.score.access import AccessPolicy
 from engine.errors import BandMissing
 from engine.read_plan import BandSource, MaskSource, ReadPlan
 from engine.scaling import reflectance_scale

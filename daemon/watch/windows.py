@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from daemon.catalogs import TimeAxis
+from daemon.watch.catalogs import TimeAxis
 
 
 @dataclass(frozen=True, kw_only=True)

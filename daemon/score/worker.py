@@ -15,13 +15,13 @@ from shapely.geometry.base import BaseGeometry
 
 from daemon.backoff import Backoff
 from daemon.clock import Clock
-from daemon.conclusion import conclude
 from daemon.errors import LeaseLost, StoreUnavailable
-from daemon.incidents import IncidentRules
-from daemon.judging import AreaVerdict, ModelIdentity, judge, pin
-from daemon.lease_keeper import LeaseKeeper
-from daemon.metrics import Metrics
+from daemon.operate.metrics import Metrics
 from daemon.scenes import Area, Scene
+from daemon.score.conclusion import conclude
+from daemon.score.incidents import IncidentRules
+from daemon.score.judging import AreaVerdict, ModelIdentity, judge, pin
+from daemon.score.lease_keeper import LeaseKeeper
 from daemon.store import Store
 from daemon.store.records import Claim, ReferenceRow
 from engine.errors import BandMissing, PermanentError, RetryableError, SensorUnknown

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from daemon.clock import Clock
 from daemon.errors import CatalogUnavailable
-from daemon.poll import CatalogWatch, Poll, WatchStore
-from daemon.poll_report import PollReport, Tally
-from daemon.sifting import VersionsOf
 from daemon.store.records import WatchedArea
+from daemon.watch.poll import CatalogWatch, Poll, WatchStore
+from daemon.watch.poll_report import PollReport, Tally
+from daemon.watch.sifting import VersionsOf
 from engine.errors import VigieError
 
 log = logging.getLogger(__name__)

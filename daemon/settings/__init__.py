@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError
 
 from daemon.errors import ConfigError
 from daemon.scenes import Area
-from daemon.settings_area import AreaSettings
-from daemon.settings_errors import did_you_mean, problems_of, without_password
-from daemon.settings_sections import (
+from daemon.settings.areas import AreaSettings
+from daemon.settings.problems import did_you_mean, problems_of, without_password
+from daemon.settings.sections import (
     AccessSettings,
     CatalogSettings,
     EngineSettings,
@@ -29,8 +29,8 @@ from daemon.settings_sections import (
     StoreSettings,
     WorkerSettings,
 )
-from daemon.settings_sinks import SinkSettings
-from daemon.settings_source import KeyPath, Problem, Source, raise_problems, read_source
+from daemon.settings.sinks import SinkSettings
+from daemon.settings.source import KeyPath, Problem, Source, raise_problems, read_source
 from engine.sensors import SENSORS
 
 

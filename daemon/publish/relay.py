@@ -22,9 +22,9 @@ import structlog
 from daemon.backoff import Backoff
 from daemon.clock import Clock
 from daemon.errors import LeaseLost, StoreUnavailable
-from daemon.health import Heartbeats
-from daemon.metrics import Metrics
-from daemon.sinks import DeliveryResult, Message, Sink
+from daemon.operate.health import Heartbeats
+from daemon.operate.metrics import Metrics
+from daemon.publish.sinks import DeliveryResult, Message, Sink
 from daemon.store.records import Lease, OutboxRow
 
 LEASE_NAME = "relay"

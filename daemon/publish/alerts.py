@@ -22,8 +22,8 @@ import shapely
 from shapely.geometry import mapping, shape
 
 from daemon.errors import AlertInvalid
+from daemon.publish.sinks import CONTENT_TYPE, PREFIX, Message
 from daemon.scenes import VIGIE_NAMESPACE, Area, Scene
-from daemon.sinks import CONTENT_TYPE, PREFIX, Message
 from engine.calibrate import Budget
 from engine.detect import Detection
 

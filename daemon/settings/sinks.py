@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from daemon.settings_sections import Names, Section, SettingPath
+from daemon.settings.sections import Names, Section, SettingPath
 
 
 class KafkaSecurity(Section):

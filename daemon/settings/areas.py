@@ -15,7 +15,7 @@ from shapely.ops import unary_union
 from shapely.validation import explain_validity
 
 from daemon.scenes import Area
-from daemon.settings_sections import Name, Names, Section, SettingPath
+from daemon.settings.sections import Name, Names, Section, SettingPath
 
 
 class AreaSettings(Section):

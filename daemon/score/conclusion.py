@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from daemon.alerts import Alert, alert_id, alert_of
-from daemon.incidents import IncidentRules, assign
-from daemon.judging import AreaVerdict, ModelIdentity
+from daemon.publish.alerts import Alert, alert_id, alert_of
 from daemon.scenes import Scene
+from daemon.score.incidents import IncidentRules, assign
+from daemon.score.judging import AreaVerdict, ModelIdentity
 from daemon.store.records import DetectionRow, IncidentRow, LookRow, OutboxAlert
 from engine.detect import Detection
 

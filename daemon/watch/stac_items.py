@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from daemon.errors import SceneInvalid
-from daemon.footprints import footprint, to_geojson
-from daemon.identity import grid_code, platform_name, scene_identity, scene_version
 from daemon.scenes import Scene
-from daemon.stac_times import parse_time
+from daemon.watch.footprints import footprint, to_geojson
+from daemon.watch.identity import grid_code, platform_name, scene_identity, scene_version
+from daemon.watch.stac_times import parse_time
 
 SensorOf = Callable[[str, Mapping[str, Any], Mapping[str, Any]], str]
 """(collection, properties, assets) -> name of the sensor; raises :class:`engine.errors.SensorUnknown`."""

@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from daemon.backoff import Backoff
-from daemon.catalogs import Catalog, Page, SceneQuery, TimeAxis
 from daemon.errors import CatalogUnavailable
-from daemon.poll_report import Tally
 from daemon.scenes import Area
-from daemon.sifting import Ground, Sieve, VersionsOf, is_copy
 from daemon.store.records import Cursor, PageCounts, Sighting, WatchedArea
-from daemon.windows import Pace, Window, next_window, sweep_due
+from daemon.watch.catalogs import Catalog, Page, SceneQuery, TimeAxis
+from daemon.watch.poll_report import Tally
+from daemon.watch.sifting import Ground, Sieve, VersionsOf, is_copy
+from daemon.watch.windows import Pace, Window, next_window, sweep_due
 
 _DATES: tuple[TimeAxis, ...] = ("updated", "created")
 

@@ -1,0 +1,1 @@
+"""Publishing: what an alert is on the wire, and how the outbox reaches every sink."""

@@ -1,0 +1,1 @@
+"""Scoring: one claimed scene from its files to a verdict, incidents and alerts in one transaction."""

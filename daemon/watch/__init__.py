@@ -1,0 +1,1 @@
+"""Watching catalogs: STAC Items to scenes in the store."""
