@@ -41,10 +41,14 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What each part counts in the joined statistic."""
+    """What each part counts in the joined statistic.
 
-    odeed: float = 1.0
-    xstars: float = 1.0
+    Water counts double: on events that the shipped networks never saw it tells flooded from dry ground far better
+    than either learned change does alone (the tables of the bundle's model card).
+    """
+
+    odeed: float = 0.5
+    xstars: float = 0.5
     water: float = 1.0
 
 
