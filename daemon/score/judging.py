@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from shapely.geometry import shape
 
 from daemon.scenes import Area, Scene
-from daemon.store.records import Claim, LookRow, ReferenceRow, Role, SceneRow
+from daemon.store.records import Claim, Footprint, LookRow, ReferenceRow, Role
 from engine.cross_sensor import cross_sensor_distance
 from engine.detect import Detection, Verdict, detect
 from engine.judge import DetectSettings
@@ -26,8 +26,10 @@ MIN_COMMON_SHARE = 0.1
 class ReferenceStore(Protocol):
     """The part of the store that holds looks and references. May block; raises ``StoreUnavailable``."""
 
-    def scene(self, scene_id: str) -> SceneRow | None:
-        """A scene version."""
+    def earlier_footprints(
+        self, area: str, family: str, model_hash: str, before: Scene, limit: int
+    ) -> tuple[Footprint, ...]:
+        """What the scenes of unflagged looks before a scene cover, most recent first."""
         ...
 
     def earlier_looks(self, area: str, family: str, model_hash: str, before: Scene, limit: int) -> tuple[LookRow, ...]:
@@ -86,15 +88,12 @@ def pin(store: ReferenceStore, claim: Claim, area: Area, family: str, model_hash
     scene = claim.scene
     ground = shape(dict(scene.geometry)).intersection(shape(dict(area.geometry)))
     chosen: list[str] = []
-    for row in store.earlier_looks(area.name, family, model_hash, scene, CANDIDATES * area.history_looks):
-        earlier = store.scene(row.scene_id)
-        if earlier is None:
-            continue
-        common = shape(dict(earlier.scene.geometry)).intersection(ground)
-        if common.area >= MIN_COMMON_SHARE * ground.area:
-            chosen.append(row.scene_id)
+    for earlier in store.earlier_footprints(area.name, family, model_hash, scene, CANDIDATES * area.history_looks):
         if len(chosen) == area.history_looks:
             break
+        common = shape(dict(earlier.geometry)).intersection(ground)
+        if common.area >= MIN_COMMON_SHARE * ground.area:
+            chosen.append(earlier.scene_id)
     identity = reference_id(area=area.name, family=family, model_hash=model_hash, scene_ids=chosen)
     return store.pin_reference(claim, area.name, family, model_hash, identity, chosen)
 

@@ -25,6 +25,7 @@ full, read-only or not migrated.
                                                       done(outcome, reason=None, stats=None)
 
     earlier_looks(area, family, model_hash, before: Scene, limit) -> tuple[LookRow, ...]   most recent first, unflagged
+    earlier_footprints(area, family, model_hash, before: Scene, limit) -> tuple[Footprint, ...]   of the same scenes
     looks_by_id(area, family, model_hash, scene_ids) -> tuple[LookRow, ...]                in the order asked
     pin_reference(claim, area, family, model_hash, reference_id, look_ids) -> ReferenceRow the first pin wins
     pinned_reference(scene_id, area, family, model_hash) -> ReferenceRow | None

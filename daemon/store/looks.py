@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, exists, literal, select, tuple_
 
 from daemon.scenes import Scene
 from daemon.store.claims import check_claim
 from daemon.store.columns import UtcDateTime
 from daemon.store.database import Database
-from daemon.store.records import Claim, LookRow, ReferenceRow
+from daemon.store.records import Claim, Footprint, LookRow, ReferenceRow
 from daemon.store.schema import LOOK, REFERENCE, SCENE, SCENE_REFERENCE
 
 
@@ -25,34 +26,17 @@ class Looks:
         Of several versions of one acquisition the newest one's look counts, flagged or not; looks at the acquisition of
         ``before`` itself never do.
         """
-        scene, newer_look, newer = SCENE.alias("seen"), LOOK.alias("newer_look"), SCENE.alias("newer")
-        is_replaced = exists(
-            select(1)
-            .select_from(newer_look.join(newer, newer.c.scene_id == newer_look.c.scene_id))
-            .where(
-                newer.c.identity == scene.c.identity,
-                newer.c.version_order > scene.c.version_order,
-                newer_look.c.area == LOOK.c.area,
-                newer_look.c.family == LOOK.c.family,
-                newer_look.c.model_hash == LOOK.c.model_hash,
-            )
-        )
-        statement = (
-            select(LOOK)
-            .join(scene, scene.c.scene_id == LOOK.c.scene_id)
-            .where(
-                _of(area, family, model_hash),
-                ~LOOK.c.flagged,
-                tuple_(LOOK.c.sensing_time, LOOK.c.scene_id)
-                < tuple_(literal(before.sensing_time, UtcDateTime), literal(before.scene_id)),
-                scene.c.identity != before.identity,
-                ~is_replaced,
-            )
-            .order_by(LOOK.c.sensing_time.desc(), LOOK.c.scene_id.desc())
-            .limit(limit)
-        )
         with self._database.read() as connection:
-            return tuple(LookRow(**row) for row in connection.execute(statement).mappings())
+            rows = connection.execute(_earlier(LOOK, area, family, model_hash, before, limit)).mappings()
+            return tuple(LookRow(**row) for row in rows)
+
+    def earlier_footprints(
+        self, area: str, family: str, model_hash: str, before: Scene, limit: int
+    ) -> tuple[Footprint, ...]:
+        """Return what the scenes of :meth:`earlier_looks` cover, without the looks: those of large areas are heavy."""
+        with self._database.read() as connection:
+            rows = connection.execute(_earlier(None, area, family, model_hash, before, limit))
+            return tuple(Footprint(scene_id=row.scene_id, geometry=row.geometry) for row in rows)
 
     def looks_by_id(self, area: str, family: str, model_hash: str, scene_ids: Sequence[str]) -> tuple[LookRow, ...]:
         """Return the looks of these scenes, in the order asked. Raises :class:`LookupError` where one is missing."""
@@ -111,6 +95,36 @@ class Looks:
 
 def _of(area: str, family: str, model_hash: str) -> ColumnElement[bool]:
     return and_(LOOK.c.area == area, LOOK.c.family == family, LOOK.c.model_hash == model_hash)
+
+
+def _earlier(whole: Table | None, area: str, family: str, model_hash: str, before: Scene, limit: int) -> Select[Any]:
+    """Select the looks before a scene, or (``whole`` None) only the id and geometry of their scenes."""
+    scene, newer_look, newer = SCENE.alias("seen"), LOOK.alias("newer_look"), SCENE.alias("newer")
+    is_replaced = exists(
+        select(1)
+        .select_from(newer_look.join(newer, newer.c.scene_id == newer_look.c.scene_id))
+        .where(
+            newer.c.identity == scene.c.identity,
+            newer.c.version_order > scene.c.version_order,
+            newer_look.c.area == LOOK.c.area,
+            newer_look.c.family == LOOK.c.family,
+            newer_look.c.model_hash == LOOK.c.model_hash,
+        )
+    )
+    return (
+        (select(scene.c.scene_id, scene.c.geometry).select_from(LOOK) if whole is None else select(whole))
+        .join(scene, scene.c.scene_id == LOOK.c.scene_id)
+        .where(
+            _of(area, family, model_hash),
+            ~LOOK.c.flagged,
+            tuple_(LOOK.c.sensing_time, LOOK.c.scene_id)
+            < tuple_(literal(before.sensing_time, UtcDateTime), literal(before.scene_id)),
+            scene.c.identity != before.identity,
+            ~is_replaced,
+        )
+        .order_by(LOOK.c.sensing_time.desc(), LOOK.c.scene_id.desc())
+        .limit(limit)
+    )
 
 
 def _pinned(connection: Connection, scene_id: str, area: str, family: str, model_hash: str) -> ReferenceRow | None:

@@ -132,6 +132,15 @@ class LookRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a scene version covers."""
+
+    scene_id: str
+    geometry: Mapping[str, Any]
+    """GeoJSON, EPSG:4326 lon/lat."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceRow:
     """An immutable choice of earlier looks that a scene is compared with."""
 

@@ -44,6 +44,9 @@ def test_earlier_looks_are_the_latest_unflagged_ones_before_a_scene(store: Store
     assert store.earlier_looks(*KEY, before, 10) == tuple(reversed(wanted))
     assert store.earlier_looks(*KEY, before, 2) == tuple(reversed(wanted[-2:]))
     assert store.earlier_looks(*KEY, make_scene("first", -1), 10) == ()
+    footprints = store.earlier_footprints(*KEY, before, 2)
+    assert [each.scene_id for each in footprints] == [look.scene_id for look in reversed(wanted[-2:])]
+    assert all(each.geometry == make_scene("any").geometry for each in footprints)
 
 
 def test_looks_of_other_areas_families_and_models_do_not_count(store: Store) -> None:
