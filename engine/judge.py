@@ -37,8 +37,14 @@ class DetectSettings:
     """Groups of flagged tiles nearer to one another than this are one detection: one Sentinel-2 cell."""
     alerts_per_month: float = 0.2
     """Alert budget of the area, on the place's own history."""
-    false_tiles_per_1000: float = 1.0
-    """Where the history cannot say: share of normal tiles of the sensor that may be flagged."""
+    single_false_tiles_per_1000: float = 1.0
+    """At a place never seen before: share of normal tiles of the sensor that may be flagged."""
+    pair_false_tiles_per_1000: float = 10.0
+    """At a place with few earlier looks: share of normal pairs of the sensor that may be flagged.
+
+    Larger, because a pair says more than a look, and because normal pairs are not all normal: the strangest hundredth
+    of the shipped ones, dry by their maps, show new water over a third of the tile and more.
+    """
     flood_water_share: float = 0.15
     """New open water, as a share of the tile, from which an anomalous tile is a flood."""
     weights: Weights = field(default_factory=Weights)
@@ -118,7 +124,7 @@ def judge_pair(
     )
     scales = Scales.of(normal)
     calibration = Calibration.of(scales.joined(normal, settings.weights))
-    threshold, extrapolated = calibration.threshold(settings.false_tiles_per_1000 / 1000)
+    threshold, extrapolated = calibration.threshold(settings.pair_false_tiles_per_1000 / 1000)
     now = _take(change, rows)
     statistic = scales.joined(now, settings.weights)
     p_value, beyond = calibration.p_values(statistic)
@@ -148,7 +154,7 @@ def judge_single(
     """
     normal = log_score(arrays["odeed"])
     calibration = Calibration.of(normal)
-    threshold, extrapolated = calibration.threshold(settings.false_tiles_per_1000 / 1000)
+    threshold, extrapolated = calibration.threshold(settings.single_false_tiles_per_1000 / 1000)
     scores = log_score(look.odeed)
     shift = float(np.median(scores) - np.median(normal)) if len(scores) >= DETREND_MIN_TILES else 0.0
     statistic = scores[rows] - np.float32(max(shift, 0.0))
