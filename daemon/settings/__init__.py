@@ -39,7 +39,7 @@ class Settings(Section):
 
     # Not `StoreSettings()`: its relative path is resolved by validation alone, which knows the folder of the file.
     store: StoreSettings = Field(default_factory=dict)  # type: ignore[assignment]
-    cache_dir: SettingPath = Path("vigie-cache")
+    cache_dir: SettingPath = Path("~/.cache/vigie")
     """Folder for what can be derived again, such as ONNX files."""
     catalogs: tuple[CatalogSettings, ...] = ()
     areas: tuple[AreaSettings, ...] = ()

@@ -199,7 +199,7 @@ class TestConfiguration:
         path = vigie.write_config(engine={"bundle": str(models["lax"])}).rename(folder / "vigie.yaml")
         values = json.loads(vigie("check-config", "-c", path, "--json").out)
         assert values["store"]["url"] == f"sqlite:///{folder / 'vigie.db'}"
-        assert values["cache_dir"] == str(folder / "vigie-cache")
+        assert values["cache_dir"] == str(Path("~/.cache/vigie").expanduser())
 
     def test_passwords_are_not_printed(self, vigie: Shell, models: dict[str, Path]) -> None:
         path = vigie.write_config(

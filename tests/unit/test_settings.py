@@ -91,7 +91,7 @@ def test_relative_paths_resolve_against_the_file(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir("/")
     settings = load_settings(path, {})
     assert settings.store.url == f"sqlite:///{tmp_path}/state/v.db"
-    assert settings.cache_dir == tmp_path / "vigie-cache"
+    assert settings.cache_dir == Path("~/.cache/vigie").expanduser()
     assert settings.catalogs[0].url == str(tmp_path / "scenes")
     assert settings.engine.bundle == str(tmp_path / "mine")
     assert settings.access.local_roots == (tmp_path / "scenes", Path("/abs"))
