@@ -163,7 +163,10 @@ class Watcher:
         if report.error is not None:
             log.warning("The poll of %s ended early: %s", report.catalog, report.error, extra=fields)
             return
-        log.info(
+        # Every few seconds or minutes the same nothing is no news.
+        level = logging.INFO if report.new or report.changed or report.made_claimable else logging.DEBUG
+        log.log(
+            level,
             "Polled %s: %d Items on %d pages, %d new scenes, %d changed.",
             report.catalog,
             report.items,
