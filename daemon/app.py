@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -19,46 +18,46 @@ import structlog
 from prometheus_client import CollectorRegistry
 from shapely.geometry.base import BaseGeometry
 
-from daemon.adapters.files import JsonLinesSink
-from daemon.adapters.kafka import KafkaSettings, KafkaSink
-from daemon.adapters.stac import StacApiCatalog
-from daemon.adapters.static_stac import StaticCatalog
 from daemon.backoff import Backoff
 from daemon.clock import Clock, SystemClock
-from daemon.errors import ConfigError, StoreUnavailable
+from daemon.errors import StoreUnavailable
 from daemon.operate.health import Heartbeats, Readiness
 from daemon.operate.http_server import HttpServer
 from daemon.operate.metrics import Metrics
+from daemon.parts import (
+    OPTIONAL_BANDS,
+    access_policy,
+    bundle_path,
+    catalog_of,
+    read_limits,
+    runner_choice,
+    sink_of,
+)
 from daemon.publish.relay import Relay, RelaySettings
 from daemon.publish.sinks import Sink
 from daemon.scenes import Scene
-from daemon.score.access import AccessPolicy
 from daemon.score.incidents import IncidentRules
 from daemon.score.judging import ModelIdentity
 from daemon.score.reading import read_plan
 from daemon.score.worker import OpenScene, SceneReading, Worker, WorkerRules
 from daemon.settings import Settings
-from daemon.settings.sections import CatalogSettings
-from daemon.settings.sinks import KafkaSinkSettings, SinkSettings
 from daemon.store import Store
 from daemon.watch.catalogs import Catalog
 from daemon.watch.poll import CatalogWatch
 from daemon.watch.poll_report import PollReport
 from daemon.watch.watcher import Watcher
 from daemon.watch.windows import Pace
-from engine.bundle import ModelBundle, bundled
+from engine.bundle import ModelBundle
+from engine.errors import RunnerUnavailable
 from engine.judge import DetectSettings
 from engine.look import Look
 from engine.raster import read_tiles
-from engine.read_plan import ReadLimits
-from engine.scoring import RunnerChoice, SceneScorer
+from engine.scoring import SceneScorer
 from engine.tiles import Float32Array, TileBatch
 
 log = structlog.get_logger(__name__)
 
 Role = Literal["watch", "score", "publish", "web", "all"]
-OPTIONAL_BANDS = ("nir",)
-"""Read where a scene has them beside the models' own: near infrared gives aerial imagery a water index."""
 PATIENCE_POLLS = 3
 """Failed polls in a row after which areas no longer wait for a catalog's first answer."""
 
@@ -94,6 +93,7 @@ class App:
         self.role = role
         self._around = surroundings
         self._stack = ExitStack()
+        self._engine_open = threading.Event()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -134,6 +134,8 @@ class App:
         if settings.http.enabled:
             probes: dict[str, Callable[[], None]] = {"store": self.store.ping}
             probes |= {f"sink {sink.name}": sink.ping for sink in self.sinks}
+            if self.role in ("all", "score"):
+                probes["engine"] = self._check_engine
             self.http = stack.enter_context(
                 HttpServer(
                     registry=around.registry,
@@ -143,6 +145,20 @@ class App:
                     port=settings.http.port,
                 )
             )
+
+    def open_engine(self) -> None:
+        """Open every family's networks and hold them against the bundle's golden batch; readiness waits for it.
+
+        Raises:
+            RunnerUnavailable: the runner cannot run here, or drifts from what the bundle recorded.
+        """
+        for family in self.model.families:
+            self.scorer.open(family)
+        self._engine_open.set()
+
+    def _check_engine(self) -> None:
+        if not self._engine_open.is_set():
+            raise RunnerUnavailable("the networks are being opened; wait a few seconds")
 
     def watcher(self) -> Watcher:
         """The watcher over all catalogs."""
@@ -274,72 +290,3 @@ class _Scored:
 
     def look(self, batch: TileBatch, family: str, seconds: Counter[str]) -> Look:
         return self.scorer.look(batch, family, seconds)
-
-
-def bundle_path(name: str) -> Path:
-    """Where a bundle is: a shipped one by its name, or a folder by its path."""
-    return Path(name) if "/" in name else bundled(name)
-
-
-def runner_choice(settings: Settings) -> RunnerChoice:
-    """What the networks run on, from the settings.
-
-    Raises:
-        ConfigError: the runner asked for is not part of this version.
-    """
-    engine = settings.engine
-    if engine.runner == "tensorrt":
-        raise ConfigError("engine.runner is 'tensorrt', which this version does not have yet; use auto")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return RunnerChoice(
-        runner=engine.runner,
-        device=engine.device,
-        threads=engine.threads or max(1, cores // settings.worker.count),
-        cache_dir=settings.cache_dir,
-    )
-
-
-def access_policy(settings: Settings) -> AccessPolicy:
-    """What an href may lead to, from the settings."""
-    access = settings.access
-    return AccessPolicy(hosts=access.hosts, http_hosts=access.http_hosts, local_roots=access.local_roots)
-
-
-def read_limits(settings: Settings) -> ReadLimits:
-    """What reading a scene may cost, from the settings."""
-    access = settings.access
-    return ReadLimits(
-        max_pixels=access.max_pixels,
-        max_bands=access.max_bands,
-        max_bytes=access.max_bytes,
-        timeout_s=access.read_timeout_s,
-    )
-
-
-def catalog_of(each: CatalogSettings, clock: Clock) -> Catalog:
-    """The catalog that a section names."""
-    if each.type == "static":
-        return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
-    return StacApiCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
-
-
-def sink_of(each: SinkSettings) -> Sink:
-    """The sink that a section names."""
-    if isinstance(each, KafkaSinkSettings):
-        return KafkaSink(
-            KafkaSettings(
-                bootstrap=each.bootstrap_servers,
-                topic=each.topic,
-                partitions=each.partitions,
-                replication=each.replication,
-                security_protocol=each.security.protocol,
-                ca_file=each.security.ca_file,
-                cert_file=each.security.cert_file,
-                key_file=each.security.key_file,
-                sasl_mechanism=each.security.mechanism,
-                username=each.security.username,
-                password_file=each.security.password_file,
-            ),
-            name=each.name,
-        )
-    return JsonLinesSink(each.path, name=each.name)

@@ -97,4 +97,10 @@ def _start_worker(app: App, loops: _Loops, number: int) -> None:
     worker, name = app.worker(number), f"score {number}"
     # The longest legal silence is one read of a whole scene's first block.
     app.heartbeats.expect(name, within_s=2 * app.settings.access.read_timeout_s + 60.0)
-    loops.start(name, lambda: worker.run(loops.stop, lambda: app.heartbeats.beat(name)))
+
+    def work() -> None:
+        # Before the first claim: networks that do not reproduce their golden batch here must never judge a scene.
+        app.open_engine()
+        worker.run(loops.stop, lambda: app.heartbeats.beat(name))
+
+    loops.start(name, work)

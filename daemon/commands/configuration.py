@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from daemon.app import bundle_path, runner_choice
+from daemon.parts import bundle_path, runner_choice
 from daemon.settings import Settings, load_settings
 from engine.bundle import ModelBundle
 

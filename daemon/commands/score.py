@@ -18,10 +18,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from daemon.adapters.single_item import read_item
-from daemon.app import OPTIONAL_BANDS, access_policy, bundle_path, read_limits, runner_choice
 from daemon.clock import SystemClock
 from daemon.commands.configuration import ConfigFile, settings_of
 from daemon.errors import ConfigError
+from daemon.parts import OPTIONAL_BANDS, access_policy, bundle_path, read_limits, runner_choice
 from daemon.score.reading import read_plan
 from daemon.settings import Settings
 from daemon.watch.stac_items import scene_from_item

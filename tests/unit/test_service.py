@@ -54,6 +54,9 @@ class FakeApp:
         self.metrics = SimpleNamespace(store=lambda counts: None)
         self.store = SimpleNamespace(counts=self.count, idle=self.is_idle)
 
+    def open_engine(self) -> None:
+        self.engine_opened = True
+
     def worker(self, number: int) -> FakeWorker:
         return FakeWorker(self.loops[number])
 

@@ -1,0 +1,94 @@
+"""Settings to the parts that the daemon is made of: catalogs, sinks, limits, runners."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from daemon.adapters.files import JsonLinesSink
+from daemon.adapters.kafka import KafkaSettings, KafkaSink
+from daemon.adapters.stac import StacApiCatalog
+from daemon.adapters.static_stac import StaticCatalog
+from daemon.clock import Clock
+from daemon.errors import ConfigError
+from daemon.publish.sinks import Sink
+from daemon.score.access import AccessPolicy
+from daemon.settings import Settings
+from daemon.settings.sections import CatalogSettings
+from daemon.settings.sinks import KafkaSinkSettings, SinkSettings
+from daemon.watch.catalogs import Catalog
+from engine.bundle import bundled
+from engine.read_plan import ReadLimits
+from engine.scoring import RunnerChoice
+
+OPTIONAL_BANDS = ("nir",)
+"""Read where a scene has them beside the models' own: near infrared gives aerial imagery a water index."""
+
+
+def bundle_path(name: str) -> Path:
+    """Where a bundle is: a shipped one by its name, or a folder by its path."""
+    return Path(name) if "/" in name else bundled(name)
+
+
+def runner_choice(settings: Settings) -> RunnerChoice:
+    """What the networks run on, from the settings.
+
+    Raises:
+        ConfigError: the runner asked for is not part of this version.
+    """
+    engine = settings.engine
+    if engine.runner == "tensorrt":
+        raise ConfigError("engine.runner is 'tensorrt', which this version does not have yet; use auto")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return RunnerChoice(
+        runner=engine.runner,
+        device=engine.device,
+        threads=engine.threads or max(1, cores // settings.worker.count),
+        cache_dir=settings.cache_dir,
+    )
+
+
+def access_policy(settings: Settings) -> AccessPolicy:
+    """What an href may lead to, from the settings."""
+    access = settings.access
+    return AccessPolicy(hosts=access.hosts, http_hosts=access.http_hosts, local_roots=access.local_roots)
+
+
+def read_limits(settings: Settings) -> ReadLimits:
+    """What reading a scene may cost, from the settings."""
+    access = settings.access
+    return ReadLimits(
+        max_pixels=access.max_pixels,
+        max_bands=access.max_bands,
+        max_bytes=access.max_bytes,
+        timeout_s=access.read_timeout_s,
+    )
+
+
+def catalog_of(each: CatalogSettings, clock: Clock) -> Catalog:
+    """The catalog that a section names."""
+    if each.type == "static":
+        return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
+    return StacApiCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
+
+
+def sink_of(each: SinkSettings) -> Sink:
+    """The sink that a section names."""
+    if isinstance(each, KafkaSinkSettings):
+        return KafkaSink(
+            KafkaSettings(
+                bootstrap=each.bootstrap_servers,
+                topic=each.topic,
+                partitions=each.partitions,
+                replication=each.replication,
+                security_protocol=each.security.protocol,
+                ca_file=each.security.ca_file,
+                cert_file=each.security.cert_file,
+                key_file=each.security.key_file,
+                sasl_mechanism=each.security.mechanism,
+                username=each.security.username,
+                password_file=each.security.password_file,
+            ),
+            name=each.name,
+        )
+    return JsonLinesSink(each.path, name=each.name)
