@@ -54,6 +54,7 @@ class Watcher:
         self._on_beat = on_beat
         self._registered: Mapping[str, WatchedArea] | None = None
         self._told: set[str] = set()
+        self._answered: set[str] = set()
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -163,8 +164,10 @@ class Watcher:
         if report.error is not None:
             log.warning("The poll of %s ended early: %s", report.catalog, report.error, extra=fields)
             return
-        # Every few seconds or minutes the same nothing is no news.
-        level = logging.INFO if report.new or report.changed or report.made_claimable else logging.DEBUG
+        # That a catalog answers at all is news once; every few minutes the same nothing is not.
+        is_news = report.catalog not in self._answered or report.new or report.changed or report.made_claimable
+        self._answered.add(report.catalog)
+        level = logging.INFO if is_news else logging.DEBUG
         log.log(
             level,
             "Polled %s: %d Items on %d pages, %d new scenes, %d changed.",
