@@ -145,6 +145,8 @@ def test_bad_files_and_bad_catalogs_cost_only_themselves(
     of_broken = [line for line in log if line.get("catalog") == "broken" and line["level"] == "warning"]
     ended_early = [line for line in of_broken if line["action"] == "poll"]
     assert [line["action"] for line in of_broken if line not in ended_early] == ["catalog.excused"]
+    # The stop at the end may catch a poll in its middle, which says so.
+    ended_early = [line for line in ended_early if "was stopped" not in line["message"]]
     assert ended_early
     assert all("not JSON" in line["message"] and "We are down" in line["message"] for line in ended_early), ended_early
     assert not [line for line in log if line.get("catalog") == "recovers" and line["level"] != "info"]
