@@ -41,7 +41,7 @@ class Cursor:
     time: datetime | None = None
     """Everything that the catalog changed up to here is stored. None: nothing yet."""
     settled: bool = False
-    """A first window has been closed: the back-fill is complete, and scenes of the area may be claimed."""
+    """A first window has been closed, or the catalog was excused: scenes of the area no longer wait for it."""
     token: str | None = None
     """The watcher's own note, opaque to the store."""
     swept_at: datetime | None = None

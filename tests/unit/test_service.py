@@ -43,6 +43,7 @@ class FakeApp:
     faults: list[Exception] = field(default_factory=list)
     """What counting the store raises, one a turn."""
     counted: int = 0
+    engine_opened: bool = False
 
     def __post_init__(self) -> None:
         self.settings = SimpleNamespace(
@@ -99,6 +100,7 @@ def test_stops_by_itself_when_nothing_is_left() -> None:
     app = FakeApp(loops=[well_behaved], idle_after=2)
     assert run(app, until_idle=True)[0]
     assert app.idle_after < 0
+    assert app.engine_opened
 
 
 def test_a_store_that_does_not_answer_is_waited_for() -> None:
