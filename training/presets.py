@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.unet import UnetConfig
 from engine.vit import VitConfig
+from training.data.pool import Augmentation
 from training.errors import RunInvalid
-from training.pool import Augmentation
 
 HELD_OUT_EVENTS = ("B", "C", "K")
 """OMBRIA event blocks that no network is trained on: they calibrate and judge."""

@@ -16,9 +16,10 @@ from engine.bundle import ModelBundle
 from engine.unet import UnetConfig
 from engine.vit import VitConfig
 from training import presets
-from training.cli import export, train
-from training.loop import run
-from training.ombria import OmbriaFolder
+from training.cli.export import export
+from training.cli.train import train
+from training.data.ombria import OmbriaFolder
+from training.running.loop import run
 
 EVENTS = ("A", "B")
 
@@ -174,7 +175,7 @@ def test_a_killed_run_goes_on_exactly(
         return run(trainee, folder, steps, clock=clock, show=show_or_die, checkpoint_every_s=0.0)
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.cli.run", killed_after_two)
+        patched.setattr("training.cli.train.run", killed_after_two)
         with pytest.raises((KeyboardInterrupt, AssertionError, SystemExit)):
             command(*common, "--out", str(tmp_path / "killed"))
     assert not (tmp_path / "killed" / "weights.safetensors").exists()

@@ -11,7 +11,7 @@ from engine.embed import Embedder
 from engine.errors import InputMismatch
 from engine.odeed import Odeed, OdeedSettings, masked_mse
 from engine.runners.base import Arrays, ArraySpec, InputSpec, Runner
-from engine.scorers import DiffusionLoss, Energy, OneStepDenoising, Scorer, fit_mean_colour
+from engine.scorers.baselines import DiffusionLoss, Energy, OneStepDenoising, Scorer, fit_mean_colour
 
 MU, V = -0.2, 0.16
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.classfolder import ClassFolder
+from training.data.classfolder import ClassFolder
+from training.data.heldout import SecondLook, flood_tiles, windows
+from training.data.ombria import OmbriaFolder
+from training.data.pairs import ColocatedImages, SimulatedCoarse
+from training.data.pool import Augmentation, ImagePool, area_downsample, augment, turn
+from training.data.quantiles import match_quantiles
 from training.errors import TrainingDataInvalid
-from training.heldout import SecondLook, flood_tiles, windows
-from training.ombria import OmbriaFolder
-from training.pairs import ColocatedImages, SimulatedCoarse
-from training.pool import Augmentation, ImagePool, area_downsample, augment, turn
 from training.presets import HELD_OUT_EVENTS, denoiser_preset
-from training.quantiles import match_quantiles
 
 
 def ombria_folder(root: Path, *, flooded_rows: int = 0) -> OmbriaFolder:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from training.dino import DinoHead, DinoLoss, update_teacher
-from training.schedules import cosine, warmup_cosine
+from training.align.dino import DinoHead, DinoLoss, update_teacher
+from training.running.schedules import cosine, warmup_cosine
 
 
 def test_centre_is_the_moving_average_of_teacher_outputs() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from training.edm import MovingAverage, NoiseLevels, edm_loss
+from training.denoise.edm import MovingAverage, NoiseLevels, edm_loss
 
 
 def gaussian_denoiser(variance: float):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.encoder_checks import neighbour_accuracy, plain_pixels, recall_at_1
+from training.evaluate.encoder_checks import neighbour_accuracy, plain_pixels, recall_at_1
 
 
 def directions(*degrees: float) -> np.ndarray:

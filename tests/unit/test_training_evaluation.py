@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from training.data.heldout import FloodTiles
 from training.errors import TrainingDataInvalid
-from training.evaluation import ColourModel, auroc, controls, judge
-from training.heldout import FloodTiles
+from training.evaluate.evaluation import ColourModel, auroc, controls, judge
 
 
 def test_auroc_counts_pairs_with_ties_as_halves() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import load_checkpoint, load_optimizer, optimizer_tensors, save_checkpoint
 from training.errors import RunInvalid
-from training.loop import StepReport, measure_steps, run
+from training.running.checkpoint import load_checkpoint, load_optimizer, optimizer_tensors, save_checkpoint
+from training.running.loop import StepReport, measure_steps, run
 
 
 class Counter:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from engine.vit import VisionTransformer
-from training.msad import ProjectionHead, msad_position, soft_targets
+from training.align.msad import ProjectionHead, msad_position, soft_targets
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

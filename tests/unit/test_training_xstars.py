@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from engine.vit import VisionTransformer
-from training.xstars import standardise_input
+from training.align.xstars import standardise_input
 
 
 def test_standardised_encoder_does_to_x_what_it_did_to_the_standardised_x() -> None:

@@ -17,11 +17,11 @@ from engine.odeed import OdeedSettings
 from engine.runners.base import Runner
 from engine.tiles import Tile, TileBatch
 from engine.water import water_share
-from training.classfolder import ClassFolder
-from training.heldout import FloodTiles, SecondLook, class_tiles, flood_tiles, second_looks
-from training.ombria import OmbriaFolder
+from training.data.classfolder import ClassFolder
+from training.data.heldout import FloodTiles, SecondLook, class_tiles, flood_tiles, second_looks
+from training.data.ombria import OmbriaFolder
 from training.presets import DenoiserPreset
-from training.serving import cls_embeddings, cosine_distance, odeed_scores
+from training.running.serving import cls_embeddings, cosine_distance, odeed_scores
 
 Float32Array = npt.NDArray[np.float32]
 Arrays = dict[str, Float32Array]

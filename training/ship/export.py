@@ -18,17 +18,15 @@ from engine.odeed import OdeedSettings
 from engine.runners.base import Runner, RunnerName
 from engine.unet import EDMDenoiser
 from engine.vit import VisionTransformer
-from training.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
-from training.classfolder import ClassFolder
-from training.denoiser import open_pool
-from training.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
+from training.data.classfolder import ClassFolder
+from training.data.heldout import FloodTiles, class_tiles
+from training.denoise.denoiser import open_pool
 from training.errors import RunInvalid
-from training.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
-from training.heldout import FloodTiles, class_tiles
-from training.model_card import CardFacts, ExportSizes, model_card
+from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
+from training.evaluate.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
 from training.presets import DenoiserPreset, denoiser_preset
-from training.runfolder import RunFolder
-from training.serving import (
+from training.running.runfolder import RunFolder
+from training.running.serving import (
     build_denoiser,
     build_encoder,
     cls_embeddings,
@@ -37,6 +35,8 @@ from training.serving import (
     open_encoder,
     settings_of,
 )
+from training.ship.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
+from training.ship.model_card import CardFacts, ExportSizes, model_card
 
 Float32Array = npt.NDArray[np.float32]
 Say = Callable[[str], None]

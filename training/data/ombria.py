@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.digests import digest_of_files
+from training.data.digests import digest_of_files
 from training.errors import TrainingDataInvalid
 
 UInt8Array = npt.NDArray[np.uint8]

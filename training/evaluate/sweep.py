@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluation import judge
-from training.heldout import flood_tiles
-from training.ombria import OmbriaFolder
+from training.data.heldout import flood_tiles
+from training.data.ombria import OmbriaFolder
+from training.evaluate.evaluation import judge
 from training.presets import denoiser_preset
-from training.runfolder import RunFolder
-from training.serving import odeed_scores, open_denoiser, settings_of
+from training.running.runfolder import RunFolder
+from training.running.serving import odeed_scores, open_denoiser, settings_of
 
 
 def sweep_settings(

@@ -1,12 +1,10 @@
-"""``vigie train ...`` and ``vigie export``: the commands of the training room."""
+"""``vigie train ...``."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,26 +12,20 @@ import torch
 import typer
 from rich.console import Console
 
-from engine.errors import VigieError
-from engine.runners.base import RunnerName
-from training.denoiser import DenoiserTraining, measure, open_pool
-from training.display import StepDisplay
-from training.export import export_bundle
-from training.loop import measure_steps, run
-from training.model_card import ExportSizes
+from training.align.xstars import XstarsTraining, open_sources
+from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
+from training.data.quantiles import match_quantiles
+from training.denoise.denoiser import DenoiserTraining, measure, open_pool
+from training.evaluate.sweep import sweep_settings
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
-from training.quantiles import match_quantiles
-from training.runfolder import RunFolder, machine, write_run
-from training.sweep import sweep_settings
-from training.xstars import XstarsTraining, open_sources
+from training.running.display import StepDisplay
+from training.running.loop import measure_steps, run
+from training.running.runfolder import RunFolder, machine, write_run
 
 train = typer.Typer(help="Train the networks that the daemon serves.", no_args_is_help=True)
 
-Seed = Annotated[int, typer.Option(help="Seed of weights, tiles and noise.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps; the schedules are fitted to it.")]
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="Instead of --steps: as many as fit, by a short timing.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")]
 Out = Annotated[Path, typer.Option(help="Run folder to write; a killed run in it goes on where its checkpoint stands.")]
 
 
@@ -110,8 +102,8 @@ def quantiles(
     per_band: Annotated[bool, typer.Option("--per-band", help="A gain for each band instead of one for all.")] = False,
 ) -> None:
     """Derive what an 8-bit number of OMBRIA is in reflectance, by matching quantiles with real reflectance."""
-    with _errors_told():
-        from training.references import ombria_numbers, reflectance_pixels
+    with errors_told():
+        from training.data.references import ombria_numbers, reflectance_pixels
 
         preset = denoiser_preset("sentinel-2")
         found = match_quantiles(
@@ -120,7 +112,7 @@ def quantiles(
             preset.bands,
             per_band=per_band,
         )
-    _print_json({"bands": found.bands, "gains": found.gains, "by_reference": dict(found.by_reference)})
+    print_json({"bands": found.bands, "gains": found.gains, "by_reference": dict(found.by_reference)})
 
 
 @train.command()
@@ -135,7 +127,7 @@ def sweep(
 ) -> None:
     """Try ODEED settings on the event blocks that were trained on: flooded against dry tiles of after-images."""
     console = Console(stderr=True)
-    with _errors_told():
+    with errors_told():
         table = sweep_settings(
             RunFolder.open(run, "denoiser"),
             data,
@@ -146,54 +138,7 @@ def sweep(
             threads=threads,
             say=console.print,
         )
-    _print_json({"auroc": table})
-
-
-def export(
-    name: Annotated[str, typer.Option(help="Name of the bundle, and of its folder.")],
-    encoder: Annotated[Path, typer.Option(help="Finished run of `vigie train xstars`.")],
-    denoiser: Annotated[list[Path], typer.Option(help="Finished run of `vigie train denoiser`; one per family.")],
-    data: Annotated[list[Path], typer.Option(help="Its data folder, in the same order.")],
-    out: Annotated[Path, typer.Option(help="Folder that holds bundles.")] = Path("engine/bundles"),
-    tiles: Annotated[int, typer.Option(min=20, help="Held-out tiles that calibrate.")] = 1200,
-    pairs: Annotated[int, typer.Option(min=20, help="Held-out pairs that calibrate.")] = 600,
-    judged: Annotated[int, typer.Option(min=1, help="Dry and flooded tiles that judge, each.")] = 300,
-    seed: Seed = 0,
-    threads: Threads = 2,
-    runner: Annotated[RunnerName, typer.Option(help="What measures: torch or onnxruntime.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle of that name.")] = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Calibrate and judge trained networks on held-out data, and write the bundle that the daemon serves."""
-    console = Console(stderr=True)
-    if len(denoiser) != len(data):
-        raise typer.BadParameter(f"{len(denoiser)} --denoiser and {len(data)} --data: give one --data per --denoiser")
-    sizes = ExportSizes(tiles=tiles, pairs=pairs, judged=judged)
-    if dry_run:
-        _print_json(
-            {
-                "bundle": str(out / name),
-                "encoder": str(encoder),
-                "denoisers": {str(run): str(folder) for run, folder in zip(denoiser, data, strict=True)},
-                "sizes": asdict(sizes),
-                "seed": seed,
-            }
-        )
-        return
-    with _errors_told():
-        bundle = export_bundle(
-            out,
-            name,
-            encoder,
-            dict(zip(denoiser, data, strict=True)),
-            sizes=sizes,
-            seed=seed,
-            threads=threads,
-            runner=runner,
-            overwrite=overwrite,
-            say=console.print,
-        )
-    console.print(f"{bundle.path}: model {bundle.model_id}")
+    print_json({"auroc": table})
 
 
 def _train(
@@ -208,10 +153,10 @@ def _train(
     if (steps is None) == (minutes is None):
         raise typer.BadParameter("give either --steps or --minutes")
     torch.set_num_threads(threads)
-    with _errors_told():
+    with errors_told():
         make, config = prepare()
         if dry_run:
-            _print_json({**config, "steps": steps, "minutes": minutes, "threads": threads})
+            print_json({**config, "steps": steps, "minutes": minutes, "threads": threads})
             return
         if steps is None:
             console.print(f"timing a few steps to fill {minutes} minutes ...")
@@ -227,17 +172,3 @@ def _train(
             trainee.weights(),
         )
     console.print(f"{out}: {steps} steps in {seconds / 60:.1f} minutes")
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """Errors on purpose end the command with their message; anything else is a bug and shows its trace."""
-    try:
-        yield
-    except VigieError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}")
-        raise typer.Exit(1) from error
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=2, sort_keys=True, default=list))

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from training.classfolder import ClassImage
+from training.data.classfolder import ClassImage
+from training.data.ombria import OmbriaImage, has_data, read_mask, read_rgb
+from training.data.pool import area_downsample, random_window, to_reflectance
 from training.errors import TrainingDataInvalid
-from training.ombria import OmbriaImage, has_data, read_mask, read_rgb
-from training.pool import area_downsample, random_window, to_reflectance
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

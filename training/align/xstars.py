@@ -2,7 +2,7 @@
 
 ``total = DINO + α·MSAD`` (Marsocci & Audebert 2025). One trunk and one patch embedding serve all sensors, which is
 possible because each has three bands here. What is random in a step is drawn from (seed, step): see
-:class:`training.loop.Trainee`.
+:class:`training.running.loop.Trainee`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from engine.vit import VisionTransformer
-from training.checkpoint import load_optimizer, optimizer_tensors
-from training.classfolder import ClassFolder
-from training.dino import DinoHead, DinoLoss, update_teacher
+from training.align.dino import DinoHead, DinoLoss, update_teacher
+from training.align.msad import ProjectionHead, msad_position
+from training.align.views import ViewRanges, multi_crop
+from training.data.classfolder import ClassFolder
+from training.data.ombria import OmbriaFolder, read_rgb
+from training.data.pairs import PairSource, before_and_dry_after, fine_and_coarse, radar_and_optical
+from training.data.pool import ImagePool
 from training.errors import RunInvalid
-from training.loop import StepReport
-from training.msad import ProjectionHead, msad_position
-from training.ombria import OmbriaFolder, read_rgb
-from training.pairs import PairSource, before_and_dry_after, fine_and_coarse, radar_and_optical
-from training.pool import ImagePool
 from training.presets import XstarsPreset
-from training.schedules import cosine, warmup_cosine
-from training.views import ViewRanges, multi_crop
+from training.running.checkpoint import load_optimizer, optimizer_tensors
+from training.running.loop import StepReport
+from training.running.schedules import cosine, warmup_cosine
 
 MODES = ("position", "off")
 
 
 class XstarsTraining:
-    """Student, teacher, heads and optimiser; a :class:`training.loop.Trainee`."""
+    """Student, teacher, heads and optimiser; a :class:`training.running.loop.Trainee`."""
 
     def __init__(
         self, preset: XstarsPreset, pools: Sequence[ImagePool], sources: Sequence[PairSource], seed: int

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from training.data.heldout import FloodTiles
 from training.errors import TrainingDataInvalid
-from training.heldout import FloodTiles
 
 FloatArray = npt.NDArray[np.floating]
 

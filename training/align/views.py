@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from training.pool import ImagePool, random_window, to_reflectance, turn
+from training.data.pool import ImagePool, random_window, to_reflectance, turn
 from training.presets import XstarsPreset
 
 Float32Array = npt.NDArray[np.float32]

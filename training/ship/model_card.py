@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.odeed import OdeedSettings
-from training.encoder_checks import Figure
-from training.evaluation import Verdict
+from training.evaluate.encoder_checks import Figure
+from training.evaluate.evaluation import Verdict
 
 SOURCES = {
     "ombria": (

@@ -18,7 +18,7 @@ from engine.runners import open_runner
 from engine.runners.base import ArraySpec, InputSpec, RunnableModel, Runner, RunnerName
 from engine.unet import DenoiserUNet, EDMDenoiser, UnetConfig
 from engine.vit import VisionTransformer, VitConfig
-from training.runfolder import RunFolder
+from training.running.runfolder import RunFolder
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.embed import unit_rows
-from training.classfolder import ClassFolder, ClassImage
-from training.ombria import read_rgb
-from training.pool import area_downsample, to_reflectance
+from training.data.classfolder import ClassFolder, ClassImage
+from training.data.ombria import read_rgb
+from training.data.pool import area_downsample, to_reflectance
 
 Float32Array = npt.NDArray[np.float32]
 

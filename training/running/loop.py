@@ -10,8 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from training.checkpoint import load_checkpoint, save_checkpoint
 from training.errors import RunInvalid
+from training.running.checkpoint import load_checkpoint, save_checkpoint
 
 Clock = Callable[[], float]
 

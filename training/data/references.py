@@ -1,4 +1,4 @@
-"""The pixels that :mod:`training.quantiles` compares."""
+"""The pixels that :mod:`training.data.quantiles` compares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from engine.errors import SensorUnknown
 from engine.sensors import SENSORS
+from training.data.ombria import OmbriaFolder, has_data, read_rgb
 from training.errors import TrainingDataInvalid
-from training.ombria import OmbriaFolder, has_data, read_rgb
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.digests import digest_of_files
+from training.data.digests import digest_of_files
 from training.errors import TrainingDataInvalid
 
 SUFFIXES = frozenset({".webp", ".png", ".tif", ".tiff", ".jpg", ".jpeg"})

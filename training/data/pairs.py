@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from training.classfolder import ClassImage
+from training.data.classfolder import ClassImage
+from training.data.ombria import OmbriaImage, read_mask, read_rgb
+from training.data.pool import Augmentation, area_downsample, augment, random_window, to_reflectance, turn
 from training.errors import TrainingDataInvalid
-from training.ombria import OmbriaImage, read_mask, read_rgb
-from training.pool import Augmentation, area_downsample, augment, random_window, to_reflectance, turn
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]

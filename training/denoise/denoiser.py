@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from engine.unet import DenoiserUNet, EDMDenoiser
-from training.checkpoint import load_optimizer, optimizer_tensors
-from training.classfolder import ClassFolder
-from training.edm import MovingAverage, NoiseLevels, edm_loss
+from training.data.classfolder import ClassFolder
+from training.data.ombria import OmbriaFolder, read_rgb
+from training.data.pool import ImagePool, area_downsample
+from training.denoise.edm import MovingAverage, NoiseLevels, edm_loss
 from training.errors import TrainingDataInvalid
-from training.loop import StepReport
-from training.ombria import OmbriaFolder, read_rgb
-from training.pool import ImagePool, area_downsample
 from training.presets import DenoiserPreset
-from training.schedules import warmup_cosine
+from training.running.checkpoint import load_optimizer, optimizer_tensors
+from training.running.loop import StepReport
+from training.running.schedules import warmup_cosine
 
 
 class DenoiserTraining:
-    """A denoiser, its optimiser and its moving average; a :class:`training.loop.Trainee`."""
+    """A denoiser, its optimiser and its moving average; a :class:`training.running.loop.Trainee`."""
 
     def __init__(self, preset: DenoiserPreset, pool: ImagePool, data: DataMoments, seed: int) -> None:
         self.preset = preset

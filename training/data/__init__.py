@@ -1,0 +1,1 @@
+"""Imagery to train and judge on, as arrays."""

@@ -1,0 +1,1 @@
+"""What every training run shares, and what it leaves behind."""

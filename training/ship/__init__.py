@@ -1,0 +1,1 @@
+"""From finished runs to the bundle that the daemon serves."""
