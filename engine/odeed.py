@@ -104,7 +104,8 @@ class Odeed:
         Args:
             x: tiles in [-1, 1].  (N, C, H, W)
             valid: True where a pixel counts.  (N, H, W)
-            cond: condition images in [-1, 1], if the denoiser takes one.  (N, cond_chans, H, W)
+            cond: what is known of the place from before (:mod:`engine.condition`), if the denoiser takes one; None:
+                nothing.  (N, cond_chans, H, W)
 
         Raises:
             InputMismatch: an array is not what the denoiser declares.
@@ -116,12 +117,18 @@ class Odeed:
 
 
 def denoise_with(denoiser: Runner, cond: Float32Array | None = None) -> Denoise:
-    """D(x; sigma) of an opened denoiser, as the solvers call it."""
+    """D(x; sigma) of an opened denoiser, as the solvers call it.
+
+    A denoiser that takes a condition is told that nothing is known where none is given (:mod:`engine.condition`).
+    """
+    takes = next((spec for spec in denoiser.spec.inputs if spec.name == "cond"), None)
 
     def denoise(x: Float32Array, sigma: float) -> Float32Array:
         feeds = {"x": x, "sigma": np.full(len(x), sigma, dtype=np.float32)}
         if cond is not None:
             feeds["cond"] = cond
+        elif takes is not None:
+            feeds["cond"] = np.zeros((len(x), *takes.shape[1:]), dtype=np.float32)
         denoised: Float32Array = denoiser.run(feeds)["denoised"]
         return denoised
 

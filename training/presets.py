@@ -54,6 +54,8 @@ class DenoiserPreset:
     wide: float = 0.15
     """Share of noise levels drawn log-uniform over the whole range that ODEED integrates over."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    conditioned: float = 0.5
+    """Share of tiles that are seen with the same ground's other look as condition, where the U-Net takes one."""
     held_out_events: tuple[str, ...] = ()
     sides_px: tuple[int, ...] = ()
     """Sides that each image is area-averaged to, to show coarser pixels; empty: as it is."""
@@ -118,6 +120,9 @@ DENOISERS: Mapping[str, DenoiserPreset] = {
         bands=("swir16", "nir", "red"),
         gsd_range_m=(10.0, 10.0),
         gains=OMBRIA_GAINS,
+        unet=UnetConfig(in_chans=3, cond_chans=4, width=16, mults=(1, 2, 4, 6), blocks=1, attention=True),
+        # No pair ties the 8-bit images to reflectance; light that varies this much covers the doubt.
+        augmentation=Augmentation(gain=0.15, offset=0.015),
         held_out_events=HELD_OUT_EVENTS,
     ),
     "aerial": DenoiserPreset(

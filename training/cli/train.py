@@ -15,7 +15,8 @@ from rich.console import Console
 from training.align.xstars import XstarsTraining, open_sources
 from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
 from training.data.quantiles import match_quantiles
-from training.denoise.denoiser import DenoiserTraining, measure, open_pool
+from training.denoise.denoiser import DenoiserTraining
+from training.denoise.normal_tiles import measure, open_tiles
 from training.evaluate.sweep import sweep_settings
 from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
 from training.running.display import StepDisplay
@@ -37,6 +38,7 @@ def denoiser(
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Tiles per step, instead of the preset's.")] = None,
+    hold_out: Annotated[str | None, typer.Option(help="Event blocks to leave out, such as B,C,K.")] = None,
     seed: Seed = 0,
     threads: Threads = 2,
     dry_run: DryRun = False,
@@ -46,18 +48,19 @@ def denoiser(
     def prepare() -> tuple[Callable[[], DenoiserTraining], dict[str, Any]]:
         chosen = denoiser_preset(preset)
         chosen = replace(chosen, batch=batch) if batch else chosen
-        pool, digest = open_pool(chosen, data)
-        moments = measure(pool, chosen.tile_px, seed)
+        chosen = replace(chosen, held_out_events=tuple(hold_out.split(","))) if hold_out else chosen
+        tiles = open_tiles(chosen, data)
+        moments = measure(tiles.pool, chosen.tile_px, seed)
         config = {
             "kind": "denoiser",
             "preset": as_json(chosen),
             "seed": seed,
-            "data": {chosen.layout: digest},
-            "images": len(pool),
+            "data": {chosen.layout: tiles.digest},
+            "images": len(tiles.pool),
             "mean": moments.mean,
             "sigma_data": moments.sigma,
         }
-        return lambda: DenoiserTraining(chosen, pool, moments, seed), config
+        return lambda: DenoiserTraining(chosen, tiles, moments, seed), config
 
     _train(prepare, out, steps, minutes, threads, dry_run)
 

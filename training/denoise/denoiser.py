@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.unet import DenoiserUNet, EDMDenoiser
-from training.data.classfolder import ClassFolder
-from training.data.ombria import OmbriaFolder, read_rgb
-from training.data.pool import ImagePool, area_downsample
 from training.denoise.edm import MovingAverage, NoiseLevels, edm_loss
-from training.errors import TrainingDataInvalid
+from training.denoise.normal_tiles import DataMoments, NormalTiles
 from training.presets import DenoiserPreset
 from training.running.checkpoint import load_optimizer, optimizer_tensors
 from training.running.loop import StepReport
@@ -25,9 +20,9 @@ from training.running.schedules import warmup_cosine
 class DenoiserTraining:
     """A denoiser, its optimiser and its moving average; a :class:`training.running.loop.Trainee`."""
 
-    def __init__(self, preset: DenoiserPreset, pool: ImagePool, data: DataMoments, seed: int) -> None:
+    def __init__(self, preset: DenoiserPreset, tiles: NormalTiles, data: DataMoments, seed: int) -> None:
         self.preset = preset
-        self.pool = pool
+        self.tiles = tiles
         self.seed = seed
         sigma_data = data.sigma
         self.levels = NoiseLevels(sigma_data=sigma_data, p_mean=preset.p_mean, p_std=preset.p_std, wide=preset.wide)
@@ -51,14 +46,15 @@ class DenoiserTraining:
         rng = np.random.default_rng((self.seed, index))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         side, batch = self.shape_of(index, steps)
-        tiles = self.pool.tiles(rng, batch, side, preset.augmentation)
-        x = torch.from_numpy(tiles).contiguous(memory_format=torch.channels_last)
+        drawn, known = self.tiles.draw(rng, batch, side)
+        x = torch.from_numpy(drawn).contiguous(memory_format=torch.channels_last)
+        cond = None if known is None else torch.from_numpy(known)
         sigma = self.levels.draw(batch, generator)
         noise = torch.randn(x.shape, generator=generator)
         lr = warmup_cosine(index, steps=steps, warmup=min(preset.warmup, steps // 2), peak=preset.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss = edm_loss(self.denoiser, x, sigma, noise, self.levels.sigma_data)
+        loss = edm_loss(lambda x, sigma: self.denoiser(x, sigma, cond), x, sigma, noise, self.levels.sigma_data)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.denoiser.net.parameters(), 1.0)
@@ -89,58 +85,6 @@ class DenoiserTraining:
         self.average.values = _below("ema.", tensors)
         self.average.count = counters["step"]
         load_optimizer(self.optimizer, tensors)
-
-
-def open_pool(preset: DenoiserPreset, data: Path) -> tuple[ImagePool, str]:
-    """The images that a preset trains on, and the digest of the folder.
-
-    ``ombria``: the *before* images of the events that are not held out. ``classes``: the first half of each class,
-    at each of the preset's sides.
-
-    Raises:
-        TrainingDataInvalid: the folder is not of the preset's layout.
-    """
-    if preset.layout == "ombria":
-        folder = OmbriaFolder.open(data)
-        events = [event for event in folder.events if event not in preset.held_out_events]
-        images = [read_rgb(image.before) for image in folder.of_events(events)]
-        digest = folder.digest()
-    elif preset.layout == "classes":
-        classes = ClassFolder.open(data)
-        train, _ = classes.halves()
-        full = [read_rgb(image.path) for image in train]
-        images = (
-            [area_downsample(image, side) for image in full for side in preset.sides_px] if preset.sides_px else full
-        )
-        digest = classes.digest()
-    else:
-        raise TrainingDataInvalid(f"preset {preset.name!r} asks for the unknown layout {preset.layout!r}")
-    if not images:
-        raise TrainingDataInvalid(f"{data} holds only held-out images; nothing is left to train on")
-    return ImagePool(images=images, gains=preset.gains), digest
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataMoments:
-    """Mean and spread of normalised training tiles."""
-
-    mean: tuple[float, ...]
-    """Of each band, in [-1, 1]."""
-    sigma: float
-    """σ_data: standard deviation about each band's mean, pooled over the bands.
-
-    The bands' means are left out: a denoiser learns them as a bias, and noise of their size hides all structure.
-    """
-
-
-def measure(pool: ImagePool, tile_px: int, seed: int, *, tiles: int = 512) -> DataMoments:
-    """Moments of random tiles that are not augmented."""
-    rng = np.random.default_rng((seed, 0x5D))
-    sample = pool.tiles(rng, tiles, tile_px).astype(np.float64)
-    return DataMoments(
-        mean=tuple(float(m) for m in sample.mean(axis=(0, 2, 3))),
-        sigma=float(np.sqrt(sample.var(axis=(0, 2, 3)).mean())),
-    )
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -56,7 +56,11 @@ def open_denoiser(run: RunFolder, *, runner: RunnerName = "auto", threads: int =
     side = run.config["preset"]["tile_px"]
     image = (-1, unet.in_chans, side, side)
     spec = InputSpec(
-        inputs=(ArraySpec(name="x", shape=image), ArraySpec(name="sigma", shape=(-1,))),
+        inputs=(
+            ArraySpec(name="x", shape=image),
+            ArraySpec(name="sigma", shape=(-1,)),
+            *([ArraySpec(name="cond", shape=(-1, unet.cond_chans, side, side))] if unet.cond_chans else []),
+        ),
         outputs=(ArraySpec(name="denoised", shape=image),),
     )
 

@@ -20,7 +20,7 @@ from engine.unet import EDMDenoiser
 from engine.vit import VisionTransformer
 from training.data.classfolder import ClassFolder
 from training.data.heldout import FloodTiles, class_tiles
-from training.denoise.denoiser import open_pool
+from training.denoise.normal_tiles import open_tiles
 from training.errors import RunInvalid
 from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
 from training.evaluate.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
@@ -184,8 +184,7 @@ def _judge(
 ) -> dict[str, Verdict]:
     """Scores of one look, controls, and differences from the look before, on the same held-out tiles."""
     judged = floods.sample(rng, dry=sizes.judged, flooded=sizes.judged)
-    pool, _ = open_pool(preset, data)
-    normal = (pool.tiles(rng, 500, preset.tile_px) + 1) / 2
+    normal = (open_tiles(preset, data).pool.tiles(rng, 500, preset.tile_px) + 1) / 2
     now = odeed_scores(nets.denoiser, nets.settings, judged.after)
     before = odeed_scores(nets.denoiser, nets.settings, judged.before)
     gsd_m = preset.gsd_range_m[0]
