@@ -11,7 +11,8 @@ from engine.embed import Embedder
 from engine.errors import InputMismatch
 from engine.odeed import Odeed, OdeedSettings, masked_mse
 from engine.runners.base import Arrays, ArraySpec, InputSpec, Runner
-from engine.scorers.baselines import DiffusionLoss, Energy, OneStepDenoising, Scorer, fit_mean_colour
+from engine.scorers.base import Scorer
+from engine.scorers.baselines import DiffusionLoss, OneStepDenoising
 
 MU, V = -0.2, 0.16
 
@@ -98,18 +99,17 @@ def test_only_valid_pixels_count_and_none_means_no_score() -> None:
 
 def test_a_tiles_score_does_not_depend_on_its_neighbours() -> None:
     runner = GaussianRunner()
-    mean_colour = fit_mean_colour(np.concatenate([images(), images() * 0.5]), np.concatenate([ALL, ALL]))
     scorers: list[Scorer] = [
         Odeed(runner, OdeedSettings()),
         OneStepDenoising(denoiser=runner),
         DiffusionLoss(denoiser=runner, sigma_data=0.4),
-        Energy(),
-        mean_colour,
     ]
     for scorer in scorers:
         whole = scorer.score(images(), ALL)
         alone = scorer.score(images()[1:2], ALL[1:2])
         np.testing.assert_allclose(alone.score[0], whole.score[1], rtol=1e-6, err_msg=scorer.name)
+        assert alone.error_map is not None
+        assert whole.error_map is not None
         np.testing.assert_allclose(alone.error_map[0], whole.error_map[1], rtol=1e-5, err_msg=scorer.name)
         assert whole.nfe == scorer.nfe
         nothing = scorer.score(images()[:1], np.zeros((1, 64, 64), dtype=np.bool_))
@@ -124,23 +124,6 @@ def test_one_step_denoising_has_its_expected_value() -> None:
     assert result.score[0] == pytest.approx((V * s / (V + s * s)) ** 2, rel=0.05)
     weighted = DiffusionLoss(denoiser=GaussianRunner(), sigma_data=0.4, sigmas=(s,)).score(x, ALL[:1])
     assert weighted.score[0] == pytest.approx(result.score[0] * (s * s + 0.16) / (s * 0.4) ** 2, rel=1e-5)
-
-
-def test_controls_are_what_their_names_say() -> None:
-    x = images()
-    np.testing.assert_allclose(
-        Energy().score(x, ALL).score, (x.astype(np.float64) ** 2).mean(axis=(1, 2, 3)), rtol=1e-5
-    )
-    flat = np.random.default_rng(1).normal(0, [[0.1, 0.2, 0.3]], (50, 3)).astype(np.float32)
-    normal = np.broadcast_to(flat[:, :, None, None], (50, 3, 8, 8))
-    control = fit_mean_colour(normal, np.ones((50, 8, 8), dtype=np.bool_))
-    away = control.mean + np.float32(0.3) * np.eye(3, dtype=np.float32)
-    distances = control.score(np.broadcast_to(away[:, :, None, None], (3, 3, 8, 8)), np.ones((3, 8, 8), np.bool_)).score
-    assert distances[0] > distances[1] > distances[2]  # the same way is farther where normal tiles vary less
-    own = control.score(normal, np.ones((50, 8, 8), dtype=np.bool_)).score
-    assert own.mean() == pytest.approx(3 * 49 / 50, rel=0.02)  # the sample's mean squared Mahalanobis distance
-    with pytest.raises(InputMismatch, match="more than 3"):
-        fit_mean_colour(normal[:3], np.ones((3, 8, 8), dtype=np.bool_))
 
 
 def test_the_feature_distance_compares_patches() -> None:
