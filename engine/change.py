@@ -44,7 +44,8 @@ class Weights:
     """What each part counts in the joined statistic.
 
     Water counts double: on events that the shipped networks never saw it tells flooded from dry ground far better
-    than either learned change does alone (the tables of the bundle's model card).
+    than either learned change does alone (the tables of the bundle's model card). Where a flood model judges water
+    apart, it counts nothing here.
     """
 
     odeed: float = 0.5
@@ -100,9 +101,9 @@ def change_from(odeed: Float32Array, water: Float32Array, cls: Float32Array, ref
         reference: earlier looks of the same N cells.
     """
     return Change(
-        odeed=_detrended(odeed - _median(reference.odeed)),
+        odeed=_detrended(odeed - median_of_looks(reference.odeed)),
         xstars=_detrended(_nearest_distance(cls, reference.cls)),
-        water=(water - _median(reference.water)).astype(np.float32),
+        water=(water - median_of_looks(reference.water)).astype(np.float32),
     )
 
 
@@ -111,17 +112,9 @@ def changes_within(reference: Reference) -> Change:
     n, count = reference.odeed.shape
     parts = {name: np.full((n, count), np.nan, dtype=np.float32) for name in ("odeed", "xstars", "water")}
     for j in range(count):
-        others = [i for i in range(count) if i != j]
-        if not others:
+        if count == 1:
             break
-        rest = Reference(
-            reference_id=reference.reference_id,
-            looks=tuple(reference.looks[i] for i in others),
-            cell_ids=reference.cell_ids,
-            odeed=reference.odeed[:, others],
-            water=reference.water[:, others],
-            cls=reference.cls[:, others],
-        )
+        rest = reference.without(j)
         change = change_from(reference.odeed[:, j], reference.water[:, j], reference.cls[:, j], rest)
         parts["odeed"][:, j] = change.odeed
         parts["xstars"][:, j] = change.xstars
@@ -139,7 +132,7 @@ def nearest_look(cls: Float32Array, reference_cls: Float32Array) -> tuple[float,
     return float(1.0 - similarity[best]), int(known[best])
 
 
-def _median(values: Float32Array) -> Float32Array:
+def median_of_looks(values: Float32Array) -> Float32Array:
     """Median over looks, NaN where none is known.  (N, L) -> (N,)"""
     if values.shape[1] == 0:
         return np.full(values.shape[0], np.nan, dtype=np.float32)

@@ -16,15 +16,13 @@ from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from engine.calibrate import Budget
-from engine.change import change_from
 from engine.evidence import evidence_of
 from engine.grid import Cell, union_lonlat
 from engine.judge import Basis, DetectSettings, Judgement, judge_pair, judge_place, judge_single
 from engine.look import Look
-from engine.reference import Reference, log_score
+from engine.reference import Reference
 from engine.tiles import BoolArray, Float32Array
-
-Kind = Literal["flood", "anomaly"]
+from engine.tracks import Kind, Track, tracks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +47,8 @@ class Detection:
     """``place`` only where every tile was judged on the place's own history."""
     extrapolated: bool
     """Whether a fitted tail gave the threshold or the p-value."""
+    budget: Budget | None = None
+    """What the alert budget meant on the strangest tile's history; None where it had none."""
     evidence: Mapping[str, Any]
 
 
@@ -62,9 +62,9 @@ class Verdict:
     threshold: Float32Array
     flagged: BoolArray
     basis: tuple[Basis, ...]
+    kind: tuple[Kind, ...]
+    """Which track the statistic is of."""
     detections: tuple[Detection, ...]
-    budget: Budget | None
-    """What the alert budget meant on this history; None where no tile had one."""
 
 
 def detect(
@@ -80,77 +80,103 @@ def detect(
         reference: earlier looks over ``look.cell_ids``, in that order.
         sensor_calibration: the bundle's arrays of the sensor family: ``odeed`` (n,); ``pair_odeed_a``,
             ``pair_odeed_b``, ``pair_cls_distance`` and, where the family knows water, ``pair_water_a``,
-            ``pair_water_b`` (m,).
+            ``pair_water_b`` (m,); and with a flood model what :class:`~engine.tracks.FloodTrack` names.
         settings: budget, thresholds and weights.
     """
-    n = len(look)
-    looks = reference.looks_per_cell
-    place = np.flatnonzero(looks >= settings.min_looks)
-    pair = np.flatnonzero((looks > 0) & (looks < settings.min_looks))
-    single = np.flatnonzero(looks == 0)
-    change = change_from(log_score(look.odeed), look.water, look.cls, reference)
     cells = [Cell.parse(cell_id) for cell_id in look.cell_ids]
     neighbours = _neighbours(look.cell_ids, cells)
-
-    judged: list[Judgement] = []
-    budget: Budget | None = None
-    if len(place):
-        part, budget = judge_place(place, change, look, reference, neighbours, settings)
-        judged.append(part)
-    if len(pair):
-        judged.append(judge_pair(pair, change, sensor_calibration, settings))
-    if len(single):
-        judged.append(judge_single(single, look, sensor_calibration, settings))
-
-    statistic = np.full(n, np.nan, np.float32)
-    p_value = np.ones(n, np.float32)
-    threshold = np.full(n, np.inf, np.float32)
-    owner: list[Judgement | None] = [None] * n
-    for part in judged:
-        statistic[part.rows] = part.statistic
-        p_value[part.rows] = part.p_value
-        threshold[part.rows] = part.threshold
-        for row in part.rows:
-            owner[row] = part
-    flagged: BoolArray = np.nan_to_num(statistic, nan=-np.inf) > threshold
-    verdict = Verdict(
-        cell_ids=look.cell_ids,
-        statistic=statistic,
-        p_value=p_value,
-        threshold=threshold,
-        flagged=flagged,
-        basis=tuple(part.basis if part else "single" for part in owner),
-        detections=(),
-        budget=budget,
-    )
+    anomaly, flood = tracks_of(look, reference, sensor_calibration, settings.weights)
+    tracks: tuple[Track, ...] = (anomaly,) if flood is None else (anomaly, flood)
+    judged = [
+        judgement for track in tracks for judgement in _judge(track, look, reference, neighbours, settings, len(tracks))
+    ]
+    change = anomaly.change
+    verdict, owner = _verdict(look, judged)
+    statistic, threshold, flagged = verdict.statistic, verdict.threshold, verdict.flagged
     rows_of = {cell_id: i for i, cell_id in enumerate(look.cell_ids)}
     groups = _groups([look.cell_ids[i] for i in np.flatnonzero(flagged)], neighbours)
     large = [[rows_of[cell] for cell in group] for group in groups if len(group) >= settings.min_tiles]
     large = _merged(large, [cell.polygon for cell in cells], settings.reach_m)
     detections: list[Detection] = []
     for rows in large:
+        wet = [i for i in rows if owner[i].kind == "flood"]
         # How far above its own threshold: the one scale on which tiles of different bases can be compared.
-        peak = max(rows, key=lambda i: (float(statistic[i] - threshold[i]), look.cell_ids[i]))
+        peak = max(wet or rows, key=lambda i: (float(statistic[i] - threshold[i]), look.cell_ids[i]))
         judgement = owner[peak]
-        assert judgement is not None, "a flagged tile was judged"
-        evidence = evidence_of(rows, peak, judgement, look, reference, change, cells)
-        is_flood = bool(np.any(np.nan_to_num(change.water[rows], nan=0.0) >= settings.flood_water_share))
+        evidence = evidence_of(rows, peak, judgement, look, reference, change, flood, cells)
+        new_water = bool(np.any(np.nan_to_num(change.water[rows], nan=0.0) >= settings.flood_water_share))
         detections.append(
             Detection(
-                kind="flood" if is_flood else "anomaly",
+                kind="flood" if wet or new_water else "anomaly",
                 anchor_cell=min(look.cell_ids[i] for i in rows),
                 cell_ids=tuple(sorted(look.cell_ids[i] for i in rows)),
                 geometry=mapping(orient_polygons(union_lonlat(tuple(cells[i] for i in rows)))),
                 area_m2=float(sum(cells[i].area_m2 for i in rows)),
                 score=float(statistic[peak]),
-                p_value=float(p_value[peak]),
+                p_value=float(verdict.p_value[peak]),
                 threshold=float(threshold[peak]),
                 calibration="place" if all(verdict.basis[i] == "place" for i in rows) else "sensor",
                 extrapolated=bool(judgement.extrapolated[np.flatnonzero(judgement.rows == peak)[0]]),
+                budget=judgement.budget,
                 evidence=evidence,
             )
         )
     return replace(verdict, detections=tuple(detections))
+
+
+def _judge(
+    track: Track,
+    look: Look,
+    reference: Reference,
+    neighbours: Mapping[str, Sequence[str]],
+    settings: DetectSettings,
+    shares: int,
+) -> list[Judgement]:
+    """Every cell of a look by one track, each on the best basis that it has."""
+    looks = reference.looks_per_cell
+    place = np.flatnonzero(looks >= settings.min_looks)
+    pair = np.flatnonzero((looks > 0) & (looks < settings.min_looks))
+    single = np.flatnonzero(looks == 0)
+    judged: list[Judgement] = []
+    if len(place):
+        judged.append(judge_place(track, place, look, reference, neighbours, settings, shares))
+    if len(pair):
+        judged.append(judge_pair(track, pair, settings, shares))
+    if len(single):
+        judged.append(judge_single(track, single, settings, shares))
+    return judged
+
+
+def _verdict(look: Look, judged: Sequence[Judgement]) -> tuple[Verdict, list[Judgement]]:
+    """What is said of each cell, and the judgement that says it: a flood before an anomaly, else the rarer one."""
+    n = len(look)
+    statistic = np.full(n, np.nan, np.float32)
+    p_value = np.ones(n, np.float32)
+    threshold = np.full(n, np.inf, np.float32)
+    flagged = np.zeros(n, np.bool_)
+    owner: list[Judgement | None] = [None] * n
+    for part in judged:
+        above = np.nan_to_num(part.statistic, nan=-np.inf) > part.threshold
+        for at, row in enumerate(part.rows):
+            known = owner[row]
+            # Anomalies come first in ``judged``, so a flood takes over from a flagged one.
+            if known is None or above[at] or (not flagged[row] and part.p_value[at] < p_value[row]):
+                owner[row] = part
+                statistic[row], p_value[row] = part.statistic[at], part.p_value[at]
+                threshold[row], flagged[row] = part.threshold, above[at]
+    said = [part for part in owner if part is not None]
+    assert len(said) == n, "every cell has a basis, and every track judges every cell"
+    verdict = Verdict(
+        cell_ids=look.cell_ids,
+        statistic=statistic,
+        p_value=p_value,
+        threshold=threshold,
+        flagged=flagged,
+        basis=tuple(part.basis for part in said),
+        kind=tuple(part.kind for part in said),
+        detections=(),
+    )
+    return verdict, said
 
 
 def _neighbours(cell_ids: Sequence[str], cells: Sequence[Cell]) -> dict[str, list[str]]:

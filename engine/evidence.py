@@ -13,6 +13,7 @@ from engine.judge import Judgement
 from engine.look import Look
 from engine.reference import Reference
 from engine.tiles import Float32Array
+from engine.tracks import FloodTrack
 
 
 def evidence_of(
@@ -22,6 +23,7 @@ def evidence_of(
     look: Look,
     reference: Reference,
     change: Change,
+    flood: FloodTrack | None,
     cells: Sequence[Cell],
 ) -> dict[str, Any]:
     """Plain numbers for the alert: the strangest tile's scores and distances, the water of all tiles.
@@ -33,6 +35,7 @@ def evidence_of(
         look: the new look.
         reference: its reference, over the same cells.
         change: the differences from the reference.
+        flood: the flood question, where the sensor family has one.
         cells: the cells of the look's rows.
     """
     at = int(np.flatnonzero(judgement.rows == peak)[0])
@@ -46,8 +49,18 @@ def evidence_of(
             "log_change": _number(change.odeed[peak]),
             "z": _number(judgement.z.odeed[at]) if judgement.z else None,
         },
+        "flood": _flood(peak, flood),
         "xstars": _xstars(peak, at, judgement, look, reference),
         "water": _water(look.water[rows], change.water[rows], np.asarray([cells[i].area_m2 for i in rows])),
+    }
+
+
+def _flood(peak: int, flood: FloodTrack | None) -> dict[str, Any] | None:
+    if flood is None:
+        return None
+    return {
+        "log_odds": _number(flood.statistic()[peak]),
+        "log_odds_now": _number(flood.model.of_look(flood.look.spectrum[peak])),
     }
 
 

@@ -1,26 +1,25 @@
-"""Tile statistics to a judgement: how strange each tile is, on the best ground there is.
+"""Statistics to a judgement: how rare each tile is on the best ground there is, and whether that is worth a word.
 
 * ``place``: the cell has enough earlier looks; calibrated on the place's own history, threshold by alert budget;
-* ``pair``: few earlier looks; the same change statistic, calibrated on pairs of looks of the sensor family on which
-  nothing had happened;
-* ``single``: no earlier look; the ODEED score against the scene's own level, calibrated on normal tiles of the sensor
-  family.
+* ``pair``: few earlier looks; the same statistic, calibrated on pairs of looks of the sensor family on which nothing
+  had happened;
+* ``single``: no earlier look; calibrated on normal tiles of the sensor family.
+
+Each track (:mod:`engine.tracks`) is judged for itself, with an equal share of the budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.calibrate import Budget, Calibration, back_test
-from engine.change import DETREND_MIN_TILES, Change, Scales, Weights, changes_within
+from engine.change import Change, Weights
 from engine.look import Look
-from engine.reference import Reference, log_score
+from engine.reference import Reference
 from engine.tiles import BoolArray, Float32Array
+from engine.tracks import Compared, Kind, Rows, Track
 
 Basis = Literal["place", "pair", "single"]
 
@@ -36,9 +35,10 @@ class DetectSettings:
     reach_m: float = 640.0
     """Groups of flagged tiles nearer to one another than this are one detection: one Sentinel-2 cell."""
     alerts_per_month: float = 0.2
-    """Alert budget of the area, on the place's own history."""
+    """Alert budget of the area, all kinds together, on the place's own history."""
     single_false_tiles_per_1000: float = 1.0
-    """At a place never seen before: share of normal tiles of the sensor that may be flagged."""
+    """At a place never seen before: share of normal tiles of the sensor that may be flagged, all kinds
+    together."""
     pair_false_tiles_per_1000: float = 10.0
     """At a place with few earlier looks: share of normal pairs of the sensor that may be flagged.
 
@@ -52,9 +52,10 @@ class DetectSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Cells judged on one basis."""
+    """Cells judged by one track on one basis."""
 
-    rows: npt.NDArray[np.int64]
+    kind: Kind
+    rows: Rows
     """Which rows of the look.  (n,)"""
     basis: Basis
     statistic: Float32Array
@@ -65,23 +66,24 @@ class Judgement:
     """Whether a fitted tail gave the p-value or the threshold.  (n,)"""
     threshold: float
     z: Change | None
-    """The parts of the statistic in robust standard deviations; None where there is no earlier look."""
+    """The parts of an anomaly in robust standard deviations; None where there is no earlier look, and for floods."""
     calibration_size: int
+    budget: Budget | None
+    """What the alert budget meant on the place's history; None on the other bases."""
 
 
 def judge_place(
-    rows: npt.NDArray[np.int64],
-    change: Change,
+    track: Track,
+    rows: Rows,
     look: Look,
     reference: Reference,
     neighbours: Mapping[str, Sequence[str]],
     settings: DetectSettings,
-) -> tuple[Judgement, Budget]:
-    """Judge cells on their own history."""
-    history = changes_within(reference)
-    normal = Change(odeed=history.odeed[rows], xstars=history.xstars[rows], water=history.water[rows])
-    scales = Scales.of(normal)
-    past = scales.joined(normal, settings.weights)  # (n, L)
+    shares: int,
+) -> Judgement:
+    """Judge cells on their own history, for one of ``shares`` equal shares of the budget."""
+    compared = track.place(rows)
+    past = compared.normal  # (n, L)
     calibration = Calibration.of(past)
     ids = [look.cell_ids[i] for i in rows]
     inside = set(ids)
@@ -89,90 +91,54 @@ def judge_place(
         (dict(zip(ids, map(float, past[:, j]), strict=True)) for j in range(past.shape[1])),
         {cell: [other for other in neighbours[cell] if other in inside] for cell in ids},
         min_tiles=settings.min_tiles,
-        alerts_per_month=settings.alerts_per_month,
+        alerts_per_month=settings.alerts_per_month / shares,
         looks_per_month=_looks_per_month(reference),
         calibration=calibration,
     )
-    now = _take(change, rows)
-    statistic = scales.joined(now, settings.weights)
-    p_value, beyond = calibration.p_values(statistic)
-    part = Judgement(
-        rows=rows,
-        basis="place",
-        statistic=statistic,
-        p_value=p_value,
-        extrapolated=beyond | budget.extrapolated,
-        threshold=budget.threshold,
-        z=scales.z(now),
-        calibration_size=len(calibration),
-    )
-    return part, budget
+    # One share supports so much; all of them together support so many times more.
+    budget = replace(budget, supported_alerts_per_month=shares * budget.supported_alerts_per_month)
+    return _judgement(track.kind, "place", rows, compared, calibration, (budget.threshold, budget.extrapolated), budget)
 
 
-def judge_pair(
-    rows: npt.NDArray[np.int64],
-    change: Change,
-    arrays: Mapping[str, Float32Array],
-    settings: DetectSettings,
-) -> Judgement:
+def judge_pair(track: Track, rows: Rows, settings: DetectSettings, shares: int) -> Judgement:
     """Judge cells with few earlier looks on normal pairs of the sensor family."""
-    unknown = np.full(len(arrays["pair_odeed_a"]), np.nan, np.float32)
-    normal = Change(
-        odeed=log_score(arrays["pair_odeed_b"]) - log_score(arrays["pair_odeed_a"]),
-        xstars=arrays["pair_cls_distance"],
-        water=arrays["pair_water_b"] - arrays["pair_water_a"] if "pair_water_a" in arrays else unknown,
-    )
-    scales = Scales.of(normal)
-    calibration = Calibration.of(scales.joined(normal, settings.weights))
-    threshold, extrapolated = calibration.threshold(settings.pair_false_tiles_per_1000 / 1000)
-    now = _take(change, rows)
-    statistic = scales.joined(now, settings.weights)
-    p_value, beyond = calibration.p_values(statistic)
-    return Judgement(
-        rows=rows,
-        basis="pair",
-        statistic=statistic,
-        p_value=p_value,
-        extrapolated=beyond | extrapolated,
-        threshold=threshold,
-        z=scales.z(now),
-        calibration_size=len(calibration),
-    )
+    compared = track.pair(rows)
+    calibration = Calibration.of(compared.normal)
+    limit = calibration.threshold(settings.pair_false_tiles_per_1000 / 1000 / shares)
+    return _judgement(track.kind, "pair", rows, compared, calibration, limit, None)
 
 
-def judge_single(
-    rows: npt.NDArray[np.int64],
-    look: Look,
-    arrays: Mapping[str, Float32Array],
-    settings: DetectSettings,
+def judge_single(track: Track, rows: Rows, settings: DetectSettings, shares: int) -> Judgement:
+    """Judge cells never seen before on normal tiles of the sensor family."""
+    compared = track.single(rows)
+    calibration = Calibration.of(compared.normal)
+    limit = calibration.threshold(settings.single_false_tiles_per_1000 / 1000 / shares)
+    return _judgement(track.kind, "single", rows, compared, calibration, limit, None)
+
+
+def _judgement(
+    kind: Kind,
+    basis: Basis,
+    rows: Rows,
+    compared: Compared,
+    calibration: Calibration,
+    limit: tuple[float, bool],
+    budget: Budget | None,
 ) -> Judgement:
-    """Judge cells never seen before on normal tiles of the sensor family.
-
-    A place may be harder to reconstruct than the calibration's places as a whole: another land, another camera. That
-    is no event. So where the scene shows tiles enough, what its median lies above the calibration's is taken off;
-    what stands out then is strange both for the sensor and for its own surroundings.
-    """
-    normal = log_score(arrays["odeed"])
-    calibration = Calibration.of(normal)
-    threshold, extrapolated = calibration.threshold(settings.single_false_tiles_per_1000 / 1000)
-    scores = log_score(look.odeed)
-    shift = float(np.median(scores) - np.median(normal)) if len(scores) >= DETREND_MIN_TILES else 0.0
-    statistic = scores[rows] - np.float32(max(shift, 0.0))
-    p_value, beyond = calibration.p_values(statistic)
+    threshold, extrapolated = limit
+    p_value, beyond = calibration.p_values(compared.now)
     return Judgement(
+        kind=kind,
         rows=rows,
-        basis="single",
-        statistic=statistic,
+        basis=basis,
+        statistic=compared.now,
         p_value=p_value,
         extrapolated=beyond | extrapolated,
         threshold=threshold,
-        z=None,
+        z=compared.z,
         calibration_size=len(calibration),
+        budget=budget,
     )
-
-
-def _take(change: Change, rows: npt.NDArray[np.int64]) -> Change:
-    return Change(odeed=change.odeed[rows], xstars=change.xstars[rows], water=change.water[rows])
 
 
 def _looks_per_month(reference: Reference) -> float:

@@ -30,10 +30,16 @@ class Look:
     """X-STARS CLS embedding, L2 norm 1.  (N, D)"""
     valid_ratio: Float32Array
     """Share of valid pixels, 0..1.  (N,)"""
+    spectrum: Float32Array = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+    """Features of :mod:`engine.spectrum`, K = 0 where the family has none.  (N, K)"""
     _rows: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.cell_ids)
+        if not self.spectrum.shape[1]:
+            object.__setattr__(self, "spectrum", np.zeros((n, 0), dtype=np.float32))
+        if len(self.spectrum) != n:
+            raise InputMismatch(f"a look of {n} cells has features of {len(self.spectrum)}")
         if not (len(self.odeed) == len(self.water) == len(self.cls) == len(self.valid_ratio) == n):
             raise InputMismatch(f"a look of {n} cells has arrays of other lengths")
         object.__setattr__(self, "_rows", {cell: i for i, cell in enumerate(self.cell_ids)})
@@ -60,6 +66,7 @@ class Look:
             water=self.water[index],
             cls=self.cls[index],
             valid_ratio=self.valid_ratio[index],
+            spectrum=self.spectrum[index],
         )
 
     @classmethod
@@ -77,6 +84,7 @@ class Look:
             water=np.concatenate([part.water for part in parts]),
             cls=np.concatenate([part.cls for part in parts]),
             valid_ratio=np.concatenate([part.valid_ratio for part in parts]),
+            spectrum=np.concatenate([part.spectrum for part in parts]),
         )
         return joined._take(sorted(range(len(joined)), key=joined.cell_ids.__getitem__))
 
@@ -97,6 +105,7 @@ class Look:
             "water": self.water.astype(np.float32),
             "cls": self.cls.astype(np.float16),
             "valid_ratio": self.valid_ratio.astype(np.float32),
+            "spectrum": self.spectrum.astype(np.float32),
             "cell_ids": np.frombuffer("\n".join(self.cell_ids).encode(), dtype=np.uint8),
         }
         return save(arrays, metadata={"format": FORMAT})
@@ -120,6 +129,8 @@ class Look:
                 water=arrays["water"],
                 cls=arrays["cls"].astype(np.float32),
                 valid_ratio=arrays["valid_ratio"],
+                # Looks kept before there were features have none; they belong to other models anyhow.
+                spectrum=arrays.get("spectrum", np.zeros((0, 0), dtype=np.float32)),
             )
         except BundleError:
             raise

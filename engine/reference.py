@@ -48,6 +48,8 @@ class Reference:
     """Share of open water; NaN where not shown or not known.  (N, L)"""
     cls: Float32Array
     """Unit embeddings; NaN where not shown.  (N, L, D)"""
+    spectrum: Float32Array
+    """Features of :mod:`engine.spectrum`; NaN where not shown.  (N, L, K)"""
 
     @classmethod
     def over(cls, cell_ids: Sequence[str], looks: Sequence[EarlierLook], *, reference_id: str) -> Reference:
@@ -58,6 +60,8 @@ class Reference:
         odeed = np.full((n, count), np.nan, dtype=np.float32)
         water = np.full((n, count), np.nan, dtype=np.float32)
         embedding = np.full((n, count, dim), np.nan, dtype=np.float32)
+        features = max((earlier.look.spectrum.shape[1] for earlier in ordered if len(earlier.look)), default=0)
+        spectrum = np.full((n, count, features), np.nan, dtype=np.float32)
         for column, earlier in enumerate(ordered):
             rows = [(i, earlier.look.row(cell)) for i, cell in enumerate(cell_ids)]
             shown = [(i, row) for i, row in rows if row is not None]
@@ -67,6 +71,7 @@ class Reference:
             odeed[to, column] = log_score(earlier.look.odeed[source])
             water[to, column] = earlier.look.water[source]
             embedding[to, column] = earlier.look.cls[source]
+            spectrum[to, column] = earlier.look.spectrum[source]
         return cls(
             reference_id=reference_id,
             looks=ordered,
@@ -74,6 +79,20 @@ class Reference:
             odeed=odeed,
             water=water,
             cls=embedding,
+            spectrum=spectrum,
+        )
+
+    def without(self, column: int) -> Reference:
+        """The reference of all looks but one."""
+        rest = [i for i in range(len(self.looks)) if i != column]
+        return Reference(
+            reference_id=self.reference_id,
+            looks=tuple(self.looks[i] for i in rest),
+            cell_ids=self.cell_ids,
+            odeed=self.odeed[:, rest],
+            water=self.water[:, rest],
+            cls=self.cls[:, rest],
+            spectrum=self.spectrum[:, rest],
         )
 
     @property

@@ -19,6 +19,7 @@ from engine.look import Look
 from engine.odeed import Odeed, ScoreBatch
 from engine.runners import open_runner
 from engine.runners.base import DeviceName, RunnerName
+from engine.spectrum import spectrum_of
 from engine.tiles import Float32Array, TileBatch
 from engine.water import water_share
 
@@ -115,6 +116,7 @@ class SceneScorer:
                     water=water_share(batch),
                     cls=embedding.cls,
                     valid_ratio=batch.valid.mean(axis=(1, 2), dtype="float32"),
+                    spectrum=spectrum_of(batch, self.bands(family)),
                 )
             ]
         )

@@ -111,7 +111,7 @@ def _alert(
             place=verdict.area.name,
             state=one.state,
             sequence=one.incident.sequence,
-            budget=verdict.verdict.budget,
+            budget=one.detection.budget,
             model_name=model.name,
             model_hash=model.model_hash,
             reference_id=verdict.reference_id,

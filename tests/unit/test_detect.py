@@ -124,7 +124,7 @@ def test_tiles_far_apart_are_two_detections_and_near_ones_are_one() -> None:
 def test_a_never_seen_place_is_judged_on_the_sensor_and_says_so() -> None:
     normal = judge(look(1), 0)
     assert set(normal.basis) == {"single"}
-    assert normal.budget is None
+    assert all(found.budget is None for found in normal.detections)
     (found,) = judge(look(1, strange=FLOODED, gain=20.0), 0).detections
     assert found.calibration == "sensor"
     assert found.kind == "anomaly"
@@ -192,5 +192,5 @@ def test_a_look_survives_its_bytes() -> None:
 def test_calibration_pools_every_cell_and_look() -> None:
     verdict = judge(look(1, wet=FLOODED), 12)
     assert verdict.detections[0].evidence["calibration_tiles"] == len(CELLS) * 12
-    assert verdict.budget is not None
+    assert verdict.detections[0].budget is not None
     assert len(Calibration.of(np.ones(3, np.float32))) == 3
