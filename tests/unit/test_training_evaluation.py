@@ -10,6 +10,19 @@ from training.errors import TrainingDataInvalid
 from training.evaluate.evaluation import ColourModel, auroc, controls, judge
 
 
+def tiles_with(flooded: np.ndarray, events: tuple[str, ...]) -> FloodTiles:
+    """Tiles of one pixel, of which nothing but flood and event matters."""
+    pixels, known = np.zeros((len(flooded), 3, 1, 1), np.float32), np.ones((len(flooded), 1, 1), bool)
+    return FloodTiles(
+        before=pixels,
+        after=pixels,
+        flooded=flooded.astype(np.float32),
+        mask=flooded[:, None, None] > 0,
+        known=known,
+        events=events,
+    )
+
+
 def test_auroc_counts_pairs_with_ties_as_halves() -> None:
     rng = np.random.default_rng(0)
     positive, negative = rng.integers(0, 6, 40).astype(float), rng.integers(0, 5, 30).astype(float)
@@ -24,9 +37,7 @@ def test_auroc_needs_both_kinds() -> None:
 
 def test_a_verdict_judges_within_events() -> None:
     """Inside each event the score is perfect; between events its level jumps, which the pooled figure feels."""
-    tiles = np.zeros((8, 3, 1, 1), np.float32)
-    flooded = np.array([1, 1, 0, 0, 1, 1, 0, 0], np.float32)
-    judged = FloodTiles(before=tiles, after=tiles, flooded=flooded, events=("A",) * 4 + ("B",) * 4)
+    judged = tiles_with(np.array([1, 1, 0, 0, 1, 1, 0, 0]), ("A",) * 4 + ("B",) * 4)
     verdict = judge(np.array([2.0, 2, 1, 1, 12, 12, 11, 11]), judged, fewest=2)
     assert verdict.by_event == {"A": 1.0, "B": 1.0}
     assert verdict.mean_of_events == 1.0
@@ -35,10 +46,7 @@ def test_a_verdict_judges_within_events() -> None:
 
 
 def test_tiles_flooded_a_little_are_not_judged() -> None:
-    tiles = np.zeros((3, 3, 1, 1), np.float32)
-    judged = FloodTiles(
-        before=tiles, after=tiles, flooded=np.array([0.3, 0.1, 0.0], np.float32), events=("A", "A", "A")
-    )
+    judged = tiles_with(np.array([0.3, 0.1, 0.0]), ("A", "A", "A"))
     assert judge(np.array([1.0, -5.0, 0.0]), judged).pooled == 1.0
 
 

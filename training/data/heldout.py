@@ -10,12 +10,18 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from training.data.classfolder import ClassImage
-from training.data.ombria import OmbriaImage, has_data, read_mask, read_rgb
+from training.data.ombria import read_rgb
 from training.data.pool import area_downsample, random_window, to_reflectance
+from training.data.reflectance import PixelMeaning
+from training.data.triples import Triple, TripleImage, read_triple
 from training.errors import TrainingDataInvalid
 
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+LEAST_KNOWN = 0.75
+"""Share of a tile that its mask must speak of; of less ground nobody can say that it is dry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,11 @@ class FloodTiles:
     after: Float32Array
     """Reflectance of the same ground.  (n, C, H, W)"""
     flooded: Float32Array
-    """Share of each after-tile that the mask calls flooded, 0..1.  (n,)"""
+    """Share of each after-tile's known ground that the mask calls flooded, 0..1.  (n,)"""
+    mask: BoolArray
+    """Where the mask says flooded.  (n, H, W)"""
+    known: BoolArray
+    """Where the mask says anything.  (n, H, W)"""
     events: tuple[str, ...]
     """Event block of each tile."""
 
@@ -40,6 +50,8 @@ class FloodTiles:
             before=self.before[rows],
             after=self.after[rows],
             flooded=self.flooded[rows],
+            mask=self.mask[rows],
+            known=self.known[rows],
             events=tuple(self.events[i] for i in rows),
         )
 
@@ -51,32 +63,57 @@ class FloodTiles:
         return self.take(np.concatenate(rows))
 
 
-def flood_tiles(images: Sequence[OmbriaImage], gains: Sequence[float], tile_px: int) -> FloodTiles:
-    """All such tiles of some images.
+def tiles_of(image: TripleImage, meaning: PixelMeaning, tile_px: int) -> FloodTiles:
+    """The whole tiles of one triple, row by row, without those that lack ground or of which the mask knows too little.
+
+    Raises:
+        TrainingDataInvalid: a file cannot be understood, or the three differ in size.
+        RasterCorrupt: a GeoTIFF is damaged.
+    """
+    triple = read_triple(image, meaning)
+    found = [
+        window
+        for window in windows(triple.present.shape, tile_px)
+        if triple.present[window].all() and triple.known[window].mean() >= LEAST_KNOWN
+    ]
+    return _cut(triple, image.event, found, tile_px)
+
+
+def flood_tiles(images: Sequence[TripleImage], gains: Sequence[float], tile_px: int) -> FloodTiles:
+    """All such tiles of some images (:func:`tiles_of`), held in memory together.
 
     Raises:
         TrainingDataInvalid: there is none.
     """
-    before: list[Float32Array] = []
-    after: list[Float32Array] = []
-    flooded: list[float] = []
-    events: list[str] = []
-    for image in images:
-        a, b, mask = read_rgb(image.before), read_rgb(image.after), read_mask(image.mask)
-        complete = has_data(a) & has_data(b)
-        for window in windows(mask.shape, tile_px):
-            if complete[window].all():
-                before.append(to_reflectance(a[window], gains))
-                after.append(to_reflectance(b[window], gains))
-                flooded.append(float(mask[window].mean()))
-                events.append(image.event)
-    if not before:
+    meaning = PixelMeaning(gains=tuple(gains))
+    parts = [part for part in (tiles_of(image, meaning, tile_px) for image in images) if len(part)]
+    if not parts:
         raise TrainingDataInvalid(f"{len(images)} held-out images hold no complete {tile_px} px tile")
     return FloodTiles(
-        before=np.stack(before),
-        after=np.stack(after),
-        flooded=np.asarray(flooded, dtype=np.float32),
-        events=tuple(events),
+        before=np.concatenate([part.before for part in parts]),
+        after=np.concatenate([part.after for part in parts]),
+        flooded=np.concatenate([part.flooded for part in parts]),
+        mask=np.concatenate([part.mask for part in parts]),
+        known=np.concatenate([part.known for part in parts]),
+        events=tuple(event for part in parts for event in part.events),
+    )
+
+
+def _cut(triple: Triple, event: str, found: Sequence[tuple[slice, slice]], tile_px: int) -> FloodTiles:
+    def stacked(array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+        return (
+            np.stack([array[..., rows, cols] for rows, cols in found]) if found else np.empty((0, *shape), array.dtype)
+        )
+
+    bands = len(triple.before)
+    mask, known = (stacked(array, (tile_px, tile_px)).astype(np.bool_) for array in (triple.flooded, triple.known))
+    return FloodTiles(
+        before=stacked(triple.before, (bands, tile_px, tile_px)).astype(np.float32),
+        after=stacked(triple.after, (bands, tile_px, tile_px)).astype(np.float32),
+        flooded=np.asarray(mask.sum(axis=(1, 2)) / np.maximum(known.sum(axis=(1, 2)), 1), dtype=np.float32),
+        mask=mask,
+        known=known,
+        events=(event,) * len(found),
     )
 
 

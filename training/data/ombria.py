@@ -2,6 +2,7 @@
 
 ``before/ID.webp``, ``after/ID.webp`` (8 bit, three bands: SWIR, NIR, red as they look), ``mask/ID.png`` (1 bit),
 ``s1_before/ID.webp`` (grey, for some ids) and ``index.csv`` with the columns ``id`` and ``event``.
+It is the strict layout that networks are trained on; :mod:`training.data.triples` reads looser ones to judge.
 Source: Drakonakis et al., *OmbriaNet*, IEEE JSTARS 15:2341 (2022).
 """
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from training.data.digests import digest_of_files
+from training.data.triples import TripleImage
 from training.errors import TrainingDataInvalid
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -24,15 +26,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OmbriaImage:
-    """One place, seen before and after a flood."""
+class OmbriaImage(TripleImage):
+    """One place, seen before and after a flood.
 
-    id: str
-    event: str
-    """Letter of the event block, the last one of the index's ``event``: split by this, never by image."""
-    before: Path
-    after: Path
-    mask: Path
+    Its event is the letter of the event block, the last one of the index's ``event``.
+    """
+
     s1_before: Path | None
     """Sentinel-1 view of the same ground before the flood, where there is one."""
 
