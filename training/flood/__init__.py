@@ -1,0 +1,1 @@
+"""Fitting of the flood model, the one part of the detector that sees labels."""
