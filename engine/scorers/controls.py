@@ -81,7 +81,8 @@ class MeanColour:
 class DarkShare:
     """Share of pixels whose reflectance in one band is below a threshold.
 
-    Open water is dark in the short-wave infrared. The threshold stands between two of OMBRIA's 8-bit numbers: 39.5 x 0.00267, so that "under 40" is exact.
+    Open water is dark in the short-wave infrared. The threshold stands between two of OMBRIA's 8-bit numbers,
+    39.5 x 0.00267, so that "under 40" is exact.
     """
 
     band: int

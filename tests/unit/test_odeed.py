@@ -10,52 +10,9 @@ import pytest
 from engine.embed import Embedder
 from engine.errors import InputMismatch
 from engine.odeed import Odeed, OdeedSettings, masked_mse
-from engine.runners.base import Arrays, ArraySpec, InputSpec, Runner
 from engine.scorers.base import Scorer
 from engine.scorers.baselines import DiffusionLoss, OneStepDenoising
-
-MU, V = -0.2, 0.16
-
-
-class GaussianRunner(Runner):
-    """The ideal denoiser of N(MU, V I) as a runner."""
-
-    def __init__(self, side: int = 64) -> None:
-        image = ArraySpec(name="x", shape=(-1, 3, side, side))
-        super().__init__(
-            "gaussian",
-            InputSpec(
-                inputs=(image, ArraySpec(name="sigma", shape=(-1,))),
-                outputs=(ArraySpec(name="denoised", shape=image.shape),),
-            ),
-        )
-
-    def _compute(self, feeds: Arrays) -> Arrays:
-        s2 = feeds["sigma"][:, None, None, None] ** 2
-        return {"denoised": ((V * feeds["x"] + s2 * MU) / (V + s2)).astype(np.float32)}
-
-    def _release(self) -> None:
-        pass
-
-
-class MeanEncoder(Runner):
-    """Embeds a patch of 32 px as its mean colour."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "means",
-            InputSpec(
-                inputs=(ArraySpec(name="pixels", shape=(-1, 3, 64, 32)),),
-                outputs=(ArraySpec(name="cls", shape=(-1, 3)), ArraySpec(name="tokens", shape=(-1, 2, 3))),
-            ),
-        )
-
-    def _compute(self, feeds: Arrays) -> Arrays:
-        tokens = feeds["pixels"].reshape(-1, 3, 2, 32, 32).mean(axis=(3, 4)).transpose(0, 2, 1)
-        return {"cls": tokens.mean(axis=1), "tokens": tokens}
-
-    def _release(self) -> None:
-        pass
+from tests.exact_networks import MU, GaussianRunner, MeanEncoder, V
 
 
 def images(n: int = 3) -> np.ndarray:
