@@ -16,9 +16,11 @@ class GaussianRunner(Runner):
     With ``cond`` it takes a condition: where the place is known, the data are N(earlier look, KNOWN_V I).
     """
 
-    def __init__(self, side: int = 64, v: tuple[float, ...] = (V,), cond: bool = False) -> None:
-        image = ArraySpec(name="x", shape=(-1, 3, side, side))
-        told = [ArraySpec(name="cond", shape=(-1, 4, side, side))] if cond else []
+    def __init__(
+        self, side: int = 64, v: tuple[float, ...] = (V,), cond: bool = False, width: int | None = None
+    ) -> None:
+        image = ArraySpec(name="x", shape=(-1, 3, side, width or side))
+        told = [ArraySpec(name="cond", shape=(-1, 4, side, width or side))] if cond else []
         super().__init__(
             "gaussian",
             InputSpec(

