@@ -2,14 +2,16 @@
 
 ::
 
+    RetryableError
+    └── ProcessLost            another process of a run over several processes ended or fell silent
     PermanentError
     ├── TrainingDataInvalid    a folder of training images is missing, incomplete or of another layout
-    └── RunInvalid             a run folder cannot be resumed or exported
+    └── RunInvalid             a run cannot be started, resumed or exported as it stands
 """
 
 from __future__ import annotations
 
-from engine.errors import PermanentError
+from engine.errors import PermanentError, RetryableError
 
 
 class TrainingDataInvalid(PermanentError):
@@ -17,4 +19,8 @@ class TrainingDataInvalid(PermanentError):
 
 
 class RunInvalid(PermanentError):
-    """A run folder cannot be resumed or exported."""
+    """A run cannot be started, resumed or exported as it stands."""
+
+
+class ProcessLost(RetryableError):
+    """Another process of a run over several processes ended or fell silent."""

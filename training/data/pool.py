@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from training.errors import TrainingDataInvalid
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+PixelArray = npt.NDArray[Any]
+"""Numbers as they are stored: uint8, uint16 or float16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +34,13 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePool:
-    """8-bit images of one family and how they become reflectance.
+    """Images of one family and how they become reflectance.
 
-    ``images`` have shape (H, W, C), sides of at least the tile asked for; ``gains`` (C,) turn 8-bit numbers into
+    ``images`` have shape (H, W, C), sides of at least the tile asked for; ``gains`` (C,) turn their numbers into
     reflectance. A tile is drawn from a uniformly chosen image, so small images count as much as large ones.
     """
 
-    images: Sequence[UInt8Array]
+    images: Sequence[PixelArray]
     gains: tuple[float, ...]
 
     def __len__(self) -> int:
@@ -91,7 +94,7 @@ def turn(image: npt.NDArray[np.generic], which: int) -> npt.NDArray[np.generic]:
 
 
 def to_reflectance(pixels: npt.NDArray[np.generic], gains: Sequence[float]) -> Float32Array:
-    """8-bit numbers (H, W, C) times the gains, clipped to 0..1.  (C, H, W)"""
+    """Numbers (H, W, C) times the gains, clipped to 0..1.  (C, H, W)"""
     scaled = pixels.astype(np.float32) * np.asarray(gains, dtype=np.float32)
     return np.ascontiguousarray(np.clip(scaled, 0, 1).transpose(2, 0, 1))
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.condition import condition_of
-from training.data.pool import Augmentation, Float32Array, UInt8Array, augment, random_window, to_reflectance, turn
+from training.data.pool import Augmentation, Float32Array, PixelArray, augment, random_window, to_reflectance, turn
 from training.errors import TrainingDataInvalid
 
 BoolArray = npt.NDArray[np.bool_]
@@ -17,11 +17,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class SeenTwice:
-    """Two 8-bit looks at one ground, and where both show it unflooded."""
+    """Two looks at one ground, and where both show it unflooded."""
 
-    first: UInt8Array
+    first: PixelArray
     """(H, W, C)"""
-    second: UInt8Array
+    second: PixelArray
     """(H, W, C)"""
     dry: BoolArray
     """True where neither look lacks data and no mask says flood.  (H, W)"""
@@ -29,7 +29,7 @@ class SeenTwice:
 
 @dataclass(frozen=True, kw_only=True)
 class PairPool:
-    """Looks at the same ground at two times; ``gains`` (C,) turn 8-bit numbers into reflectance."""
+    """Looks at the same ground at two times; ``gains`` (C,) turn their numbers into reflectance."""
 
     pairs: Sequence[SeenTwice]
     gains: tuple[float, ...]

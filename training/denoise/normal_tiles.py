@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from training.data.classfolder import ClassFolder
-from training.data.ombria import OmbriaFolder, OmbriaImage, has_data, read_mask, read_rgb
-from training.data.pool import Float32Array, ImagePool, area_downsample
-from training.data.seen_twice import PairPool, SeenTwice
+from training.data.pool import Augmentation, Float32Array
+from training.data.seen_twice import PairPool
+from training.denoise.layouts import JOINT, open_ground
 from training.errors import TrainingDataInvalid
 from training.presets import DenoiserPreset
+
+
+class TilePool(Protocol):
+    """Images that random tiles are cut from, such as :class:`training.data.pool.ImagePool`."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def tiles(
+        self, rng: np.random.Generator, count: int, size_px: int, augmentation: Augmentation | None = None
+    ) -> Float32Array:
+        """Random tiles in [-1, 1].  (count, C, size, size)"""
+
+
+class TileSource(Protocol):
+    """What a denoiser is trained on: :class:`NormalTiles`, or :class:`training.denoise.joint.JointTiles`."""
+
+    @property
+    def preset(self) -> DenoiserPreset:
+        """The preset, with what the data themselves say."""
+
+    @property
+    def pool(self) -> TilePool:
+        """The images, to measure."""
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of each folder's files, by layout."""
+
+    def draw(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Float32Array, Float32Array | None]:
+        """Tiles in [-1, 1] (count, C, size, size), and their conditions (count, cond_chans, size, size) or None."""
+
+    def nothing_known(self, cond: Float32Array) -> Float32Array:
+        """Conditions with all taken out that is not always known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +55,11 @@ class NormalTiles:
     """Random tiles of ground on which nothing had happened, some with the same ground's other look as condition."""
 
     preset: DenoiserPreset
-    pool: ImagePool
+    pool: TilePool
     pairs: PairPool | None
     """None for a denoiser that takes no condition."""
-    digest: str
-    """SHA-256 of the folder's files."""
+    digests: Mapping[str, str]
+    """SHA-256 of the folder's files, by layout."""
 
     def draw(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Float32Array, Float32Array | None]:
         """Tiles in [-1, 1] (count, C, size, size), and their conditions (count, C + 1, size, size) or None.
@@ -40,42 +75,30 @@ class NormalTiles:
         nothing = np.zeros((count - seen, *cond.shape[1:]), dtype=np.float32)
         return np.concatenate([tiles, alone]), np.concatenate([cond, nothing])
 
+    def nothing_known(self, cond: Float32Array) -> Float32Array:
+        """No earlier look: zeros (:mod:`engine.condition`)."""
+        return np.zeros_like(cond)
 
-def open_tiles(preset: DenoiserPreset, data: Path) -> NormalTiles:
-    """The images of a folder in the preset's layout.
 
-    ``ombria``: the *before* images of the events that are not held out, and, as pairs, their before and after images
-    where the mask says that it stayed dry. ``classes``: the first half of each class, at each of the preset's sides.
+def open_tiles(preset: DenoiserPreset, data: Path | Sequence[Path]) -> TileSource:
+    """The images of a folder in the preset's layout; of one folder for each part where that is ``joint``.
 
     Raises:
-        TrainingDataInvalid: the folder is not of the preset's layout, or nothing is left to train on.
+        TrainingDataInvalid: there is no such layout, a folder is not of it, their number is wrong, or nothing is left
+            to train on.
     """
-    pairs: PairPool | None = None
-    if preset.layout == "ombria":
-        folder = OmbriaFolder.open(data)
-        chosen = folder.of_events(event for event in folder.events if event not in preset.held_out_events)
-        images = [read_rgb(image.before) for image in chosen]
-        if preset.unet.cond_chans:
-            pairs = PairPool(pairs=[_seen_twice(image) for image in chosen], gains=preset.gains)
-        digest = folder.digest()
-    elif preset.layout == "classes":
-        classes = ClassFolder.open(data)
-        train, _ = classes.halves()
-        full = [read_rgb(image.path) for image in train]
-        images = (
-            [area_downsample(image, side) for image in full for side in preset.sides_px] if preset.sides_px else full
-        )
-        digest = classes.digest()
-    else:
-        raise TrainingDataInvalid(f"preset {preset.name!r} asks for the unknown layout {preset.layout!r}")
-    if not images:
-        raise TrainingDataInvalid(f"{data} holds only held-out images; nothing is left to train on")
-    return NormalTiles(preset=preset, pool=ImagePool(images=images, gains=preset.gains), pairs=pairs, digest=digest)
+    folders = [data] if isinstance(data, Path) else list(data)
+    if preset.layout == JOINT:
+        # Joint tiles are made of this module's.
+        from training.denoise.joint import open_joint
 
-
-def _seen_twice(image: OmbriaImage) -> SeenTwice:
-    before, after = read_rgb(image.before), read_rgb(image.after)
-    return SeenTwice(first=before, second=after, dry=has_data(before) & has_data(after) & ~read_mask(image.mask))
+        return open_joint(preset, folders)
+    if len(folders) != 1:
+        raise TrainingDataInvalid(f"layout {preset.layout!r} takes one folder of data; {len(folders)} are given")
+    ground = open_ground(preset, folders[0])
+    return NormalTiles(
+        preset=ground.preset, pool=ground.pool, pairs=ground.pairs, digests={preset.layout: ground.digest}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +114,7 @@ class DataMoments:
     """
 
 
-def measure(pool: ImagePool, tile_px: int, seed: int, *, tiles: int = 512) -> DataMoments:
+def measure(pool: TilePool, tile_px: int, seed: int, *, tiles: int = 512) -> DataMoments:
     """Moments of random tiles that are not augmented."""
     rng = np.random.default_rng((seed, 0x5D))
     sample = pool.tiles(rng, tiles, tile_px).astype(np.float64)

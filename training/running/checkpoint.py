@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,33 +18,65 @@ from training.errors import RunInvalid
 FILE = "checkpoint.safetensors"
 
 
-def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, int]) -> None:
+def save_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    counters: Mapping[str, int],
+    configuration: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint so that a kill at any instant leaves the old one or the new one, whole.
 
-    Tensors and counters are one file: they cannot come from two different steps.
+    Tensors, counters and configuration are one file: they cannot come from two different steps.
     """
     path = folder / FILE
     partial = path.with_suffix(".partial")
-    own = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(own, partial, metadata={"counters": json.dumps(dict(counters), sort_keys=True)})
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {"counters": json.dumps(dict(counters), sort_keys=True)}
+    if configuration is not None:
+        metadata["configuration"] = json.dumps(configuration, sort_keys=True, default=list)
+    save_file(own, partial, metadata=metadata)
     os.replace(partial, path)  # noqa: PTH105 - atomic on one file system, which rename of an open handle is not
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, int]] | None:
+def load_checkpoint(
+    folder: Path, configuration: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, int]] | None:
     """Read what :func:`save_checkpoint` wrote; None where there is none.
 
     Raises:
-        RunInvalid: the file is no checkpoint.
+        RunInvalid: the file is no checkpoint, or of a run with another configuration.
     """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as opened:
-            counters = json.loads(opened.metadata()["counters"])
-            return {name: opened.get_tensor(name) for name in opened.keys()}, counters  # noqa: SIM118
+            metadata = opened.metadata()
+            counters = json.loads(metadata["counters"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except Exception as error:
         raise RunInvalid(f"{path} is no checkpoint ({error}); remove it to train from the start") from error
+    if configuration is not None and "configuration" in metadata:
+        kept = json.loads(metadata["configuration"])
+        asked = json.loads(json.dumps(configuration, default=list))
+        different = _differences(kept, asked)
+        if different:
+            raise RunInvalid(
+                f"{folder} holds a run that differs in {', '.join(different)}; give the same settings, or another --out"
+            )
+    return tensors, counters
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], above: str = "") -> list[str]:
+    """Dotted names of what differs."""
+    found: list[str] = []
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{above}{key}.")
+        elif a != b:
+            found.append(f"{above}{key} ({a} there, {b} here)")
+    return found
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer") -> dict[str, Tensor]:

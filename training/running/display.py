@@ -1,7 +1,8 @@
-"""One line that shows how a run goes on."""
+"""What shows how a run goes on: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -12,12 +13,18 @@ from training.running.loop import Progress
 
 
 class StepDisplay:
-    """A bar with loss, learning rate and images per second; plain lines now and then where there is no terminal."""
+    """A bar with loss, learning rate and images per second.
 
-    def __init__(self, console: Console, steps: int, *, lines: int = 20) -> None:
+    Where there is no terminal (a log file), a plain line with the time left: the first step, then one every
+    ``every_s`` seconds, and the last step.
+    """
+
+    def __init__(self, console: Console, steps: int, *, clock: Callable[[], float], every_s: float = 30.0) -> None:
         self.console = console
-        self.every = max(1, steps // lines)
         self.last: Progress | None = None
+        self._clock = clock
+        self._every_s = every_s
+        self._said: float | None = None
         self._smooth: dict[str, float] = {}
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -46,5 +53,16 @@ class StepDisplay:
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self._smooth.items())
         text = f"{losses}  lr {progress.report.lr:.2e}  {progress.images_per_s:.0f} images/s"
         self._bar.update(self._task, completed=progress.step, description=text)
-        if not self.console.is_terminal and (progress.step % self.every == 0 or progress.step == progress.steps):
-            self.console.print(f"{progress.step}/{progress.steps}  {text}", highlight=False)
+        if self.console.is_terminal:
+            return
+        now = self._clock()
+        if self._said is None or now - self._said >= self._every_s or progress.step == progress.steps:
+            self._said = now
+            left = f"{progress.step}/{progress.steps}  {text}  ETA {_minutes(progress.eta_s)}"
+            # soft_wrap: a log file has no width.
+            self.console.print(left, highlight=False, soft_wrap=True)
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
