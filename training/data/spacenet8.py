@@ -21,16 +21,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+import shapely
+from pyproj import Transformer
+from shapely.geometry import shape
 
 from training.data.digests import digest_of_files
 from training.data.pool import PixelArray
 from training.data.splits import held_out
 from training.errors import TrainingDataInvalid
+
+if TYPE_CHECKING:
+    # Rasters are read by few layouts alone; training works where GDAL is not installed.
+    from engine.raster.window import GridWindow
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -139,7 +145,7 @@ def read_looks(tile: SpaceNet8Tile) -> SpaceNet8Looks:
     )
 
 
-def _rgb(path: Path, window: Any) -> PixelArray:
+def _rgb(path: Path, window: GridWindow) -> PixelArray:
     from training.data.geotiffs import read_on
 
     pixels = read_on(path, window)
@@ -187,26 +193,20 @@ def _is_flooded(feature: dict[str, Any]) -> bool:
     return feature["properties"].get("flooded") in ("yes", 1, True)
 
 
-def _drawn(features: Iterable[dict[str, Any]], window: Any) -> BoolArray:
-    """Pixels that polygons and lines of EPSG:4326 cover on a window of the grid.  (H, W)"""
-    from pyproj import Transformer
-    from shapely import get_parts
-    from shapely.geometry import shape
-    from shapely.ops import transform
-
-    to_metres = Transformer.from_crs("EPSG:4326", f"EPSG:{window.epsg}", always_xy=True).transform
+def _drawn(features: Iterable[dict[str, Any]], window: GridWindow) -> BoolArray:
+    """Pixels of a window of the grid whose centres lie in polygons and on roads of EPSG:4326.  (H, W)"""
+    project = Transformer.from_crs("EPSG:4326", f"EPSG:{window.epsg}", always_xy=True).transform
     west, _, _, north = window.bounds
-    canvas = Image.new("1", (window.width, window.height))
-    draw = ImageDraw.Draw(canvas)
+    xs = west + (np.arange(window.width) + 0.5) * window.gsd_m
+    ys = north - (np.arange(window.height) + 0.5) * window.gsd_m
+    drawn = np.zeros((window.height, window.width), dtype=np.bool_)
     for feature in features:
-        ground = transform(to_metres, shape(feature["geometry"]))
-        ground = ground.buffer(ROAD_M / 2) if "Line" in ground.geom_type else ground
-        for part in get_parts(ground):
-            if part.geom_type == "Polygon":
-                # Pillow's integer coordinates are pixel centres.
-                ring = [
-                    ((x - west) / window.gsd_m - 0.5, (north - y) / window.gsd_m - 0.5)
-                    for x, y, *_ in part.exterior.coords
-                ]
-                draw.polygon(ring, fill=1)
-    return np.asarray(canvas, dtype=np.bool_)
+        ground = shapely.transform(shape(feature["geometry"]), lambda lonlat: np.stack(project(*lonlat.T), axis=1))
+        if ground.geom_type.endswith("LineString"):
+            ground = ground.buffer(ROAD_M / 2)
+        shapely.prepare(ground)
+        left, low, right, high = ground.bounds
+        cols = slice(*np.searchsorted(xs, (left, right)))
+        rows = slice(*np.searchsorted(-ys, (-high, -low)))
+        drawn[rows, cols] |= shapely.contains_xy(ground, *np.meshgrid(xs[cols], ys[rows]))
+    return drawn
