@@ -66,7 +66,7 @@ class Knowledge:
 
 
 def differences(tables: Tables) -> list[Difference]:
-    """Every scorer that is no control against the best control, on tiles that both ran on."""
+    """Every scorer that is no control against the best control, on all tiles that it and the controls ran on."""
     controls = [subject for subject in tables.subjects if subject.kind == "control"]
     kinds: tuple[tuple[Against, list[Subject]], ...] = (
         ("one look", [subject for subject in controls if subject.unpaired is not None]),
@@ -85,7 +85,7 @@ def differences(tables: Tables) -> list[Difference]:
 
 
 def knowledge(tables: Tables) -> list[Knowledge]:
-    """Every scorer that is no control, beside each reference control."""
+    """Every scorer that is no control, beside each reference control, on all tiles that both ran on."""
     references = [subject for subject in tables.subjects if subject.reference]
     found = [
         _beyond(tables, subject, reference, protocol)
@@ -101,9 +101,9 @@ def _against_best(
     tables: Tables, subject: Subject, rivals: Sequence[Subject], against: Against, protocol: Protocol
 ) -> Difference | None:
     ground = tables.outcome.ground
-    rows = tables.usable(subject, protocol, common=True)
+    rows = tables.usable(subject, protocol)
     for rival in rivals:
-        rows = rows & tables.usable(rival, protocol, common=True)
+        rows = rows & tables.usable(rival, protocol)
     own = tables.sides(subject, protocol, rows)
     if not rivals or not own.complete:
         return None
@@ -134,7 +134,7 @@ def _against_best(
 
 def _beyond(tables: Tables, subject: Subject, reference: Subject, protocol: Protocol) -> Knowledge | None:
     ground, scores = tables.outcome.ground, tables.outcome.scores
-    rows = tables.usable(subject, protocol, common=True) & tables.usable(reference, protocol, common=True)
+    rows = tables.usable(subject, protocol) & tables.usable(reference, protocol)
     own, other = (
         sides_of(protocol, ground, scores[each.name].log() if each.logarithmic else scores[each.name], rows)
         for each in (subject, reference)

@@ -24,7 +24,7 @@ def auroc_png(rows: Sequence[Row], title: str) -> bytes:
     """A dot with its interval for each scorer, one panel a protocol, best on top; shipped decisions are diamonds."""
     panels = [[row for row in rows if row.protocol == protocol and row.auroc is not None] for protocol in PROTOCOLS]
     tallest = max(1, *(len(panel) for panel in panels))
-    figure = _figure(15.0, 1.6 + 0.26 * tallest)
+    figure = figure_of(15.0, 1.6 + 0.26 * tallest)
     axes = figure.subplots(1, len(panels), sharex=True)
     for axis, protocol, panel in zip(axes, PROTOCOLS, panels, strict=True):
         ordered = sorted(panel, key=lambda row: row.auroc or 0.0)
@@ -42,14 +42,19 @@ def auroc_png(rows: Sequence[Row], title: str) -> bytes:
         numbers = f"\n{panel[0].n_pos:,} against {panel[0].n_neg:,}" if len(counts) == 1 else ""
         axis.set_title(f"{protocol}{numbers}", fontsize=11)
         axis.set_xlabel("AUROC, 95 % interval by event")
-    axes[0].set_xlim(min([0.4, *(row.auroc_low or row.auroc or 1.0 for panel in panels for row in panel)]) - 0.02, 1.01)
+    lows = [value for panel in panels for row in panel for value in (row.auroc_low, row.auroc) if value is not None]
+    axes[0].set_xlim(min([0.4, *lows]) - 0.02, 1.01)
+    present = {row.kind for panel in panels for row in panel}
     marks = [
-        axes[-1].plot([], [], "o", color=colour, label=f"{kind}", linestyle="none")[0]
+        axes[-1].plot([], [], "o", color=colour, label=kind, linestyle="none")[0]
         for kind, colour in COLOURS.items()
+        if kind in present
     ]
+    if any(is_shipped(row.scorer) for panel in panels for row in panel):
+        marks += axes[-1].plot([], [], "D", color="#333333", label="what the daemon decides", linestyle="none")
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=10)
     figure.suptitle(title, fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def examples_png(examples: Sequence[Example], scorer: str | None) -> bytes:
@@ -57,7 +62,7 @@ def examples_png(examples: Sequence[Example], scorer: str | None) -> bytes:
     with_map = scorer is not None and any(example.error_map is not None for example in examples)
     columns = 4 if with_map else 3
     lines = max(1, -(-len(examples) // 2))
-    figure = _figure(2.0 * 2 * columns + 0.6, 2.35 * lines + 0.5)
+    figure = figure_of(2.0 * 2 * columns + 0.6, 2.35 * lines + 0.5)
     halves = list(np.ravel(np.asarray(figure.subfigures(1, 2, wspace=0.03), dtype=object)))
     for half, part in zip(halves, (examples[0::2], examples[1::2]), strict=True):
         axes = half.subplots(lines, columns, squeeze=False)
@@ -65,12 +70,30 @@ def examples_png(examples: Sequence[Example], scorer: str | None) -> bytes:
             axis.set_axis_off()
         for line, example in zip(axes, part, strict=False):
             _example(line, example, scorer)
-    return _png(figure)
+    return png_of(figure)
 
 
 def is_shipped(scorer: str) -> bool:
     """Whether a row is one of the decisions that the daemon makes."""
     return scorer in ("shipped", "shipped-paired")
+
+
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure, sides in inches."""
+    # No pyplot and no display: a figure with a canvas of its own leaves nothing behind in the process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _dot(axis: Any, y: int, row: Row) -> None:
@@ -106,19 +129,3 @@ def _picture(tile: npt.NDArray[np.float32], top: float) -> npt.NDArray[np.float3
     """The first three bands as red, green and blue.  (H, W, 3)"""
     bands = tile[:3] if len(tile) >= 3 else np.repeat(tile[:1], 3, axis=0)
     return np.asarray(np.clip(bands / top, 0, 1).transpose(1, 2, 0), dtype=np.float32)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # No pyplot and no display: a figure with a canvas of its own leaves nothing behind in the process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

@@ -110,7 +110,7 @@ class Tables:
                 ]
         return found
 
-    def usable(self, subject: Subject, protocol: Protocol, *, common: bool) -> BoolArray:
+    def usable(self, subject: Subject, protocol: Protocol, *, common: bool = False) -> BoolArray:
         """The tiles on which a subject can be judged.  (T,)"""
         there = self.outcome.scores[subject.name].usable(protocol)
         return there & self.outcome.common if common else there
