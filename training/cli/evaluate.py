@@ -20,6 +20,7 @@ from engine.manifest import FamilySpec
 from engine.runners import open_runner
 from engine.runners.base import RunnerName
 from training.cli.common import DryRun, Threads, errors_told, print_json
+from training.cli.evaluate_calibration import calibration
 from training.data.reflectance import PixelMeaning
 from training.data.triples import TripleFolder
 from training.errors import TrainingDataInvalid
@@ -41,6 +42,9 @@ PICTURED = "odeed"
 @evaluate.callback()
 def _evaluate() -> None:
     """A group of commands, even while there is one."""
+
+
+evaluate.command()(calibration)
 
 
 @evaluate.command()

@@ -1,0 +1,99 @@
+"""The further judging commands, end to end on miniature folders and bundles that the test writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.small_models import small_bundle
+from training.cli.evaluate import evaluate
+
+SIDE = 48
+
+
+def smooth(rng: np.random.Generator, side: int) -> np.ndarray:
+    """An 8-bit image of blotches, nowhere 0."""
+    coarse = rng.integers(60, 180, (6, 6, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def triples(tmp_path: Path) -> Path:
+    """6 images of 3 events, 9 tiles of 16 px each, a third of every image flooded."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "floods"
+    for part in ("before", "after", "mask"):
+        (root / part).mkdir(parents=True)
+    rows = ["id,event"]
+    for i in range(6):
+        before = smooth(rng, SIDE)
+        mask = np.zeros((SIDE, SIDE), dtype=bool)
+        mask[:16] = True
+        after = before.copy()
+        after[mask] = (8, 20, 60)
+        for part, image in (("before", before), ("after", after), ("mask", mask)):
+            Image.fromarray(image).save(root / part / f"{i}.png")
+        rows.append(f"{i},{'abc'[i % 3]}")
+    (root / "index.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Three classes of 4 images."""
+    rng = np.random.default_rng(1)
+    for label in ("field", "harbour", "town"):
+        (tmp_path / "classes" / label).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(smooth(rng, 64)).save(tmp_path / "classes" / label / f"{label}{i}.png")
+    return tmp_path / "classes"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    small_bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def ran(*words: object) -> str:
+    result = CliRunner().invoke(evaluate, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_calibration(triples: Path, classes: Path, bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "calibration.json"
+    ran(
+        *("calibration", "--data", triples, "--classes", classes, "--bundle", bundle, "--json", out, "--images", 6),
+        *("--tiles", 24, "--splits", 3, "--draws", 20, "--threads", 1, "--runner", "torch"),
+    )
+    found: dict[str, Any] = json.loads(out.read_text())
+    assert found["data"]["sentinel-2_tiles"] == found["data"]["sentinel-2_flood_tiles"] == 54
+    assert found["data"]["aerial_tiles"] == 24
+    assert {(row["family"], row["track"]) for row in found["events"]} == {
+        ("sentinel-2", "anomaly"),
+        ("sentinel-2", "flood"),
+        ("sentinel-2", "either"),
+        ("aerial", "anomaly"),
+    }
+    floods = [row for row in found["events"] if row["track"] == "flood" and row["basis"] == "pair"]
+    # The flood of each event is known by the model that was fitted on the others.
+    assert {row["recall"] for row in floods} == {1.0}
+    assert {row["tiles"] for row in floods} == {36}
+    assert any("fitted anew" in note for note in found["notes"])
+    assert any("exchangeability fails" in note for note in found["notes"])
+    text = out.with_suffix(".md").read_text()
+    assert "## Events, or classes, that nothing was calibrated on" in text
+    assert sorted(path.name for path in out.parent.iterdir()) == ["calibration.json", "calibration.md"]
+
+
+def test_calibration_needs_something_to_judge_on(bundle: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(evaluate, ["calibration", "--bundle", str(bundle), "--json", str(tmp_path / "x.json")])
+    assert result.exit_code == 1
+    assert "give --data, --classes, or both" in " ".join(result.stderr.split())
