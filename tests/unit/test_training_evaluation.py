@@ -1,4 +1,4 @@
-"""AUROC and controls against counted examples."""
+"""Verdicts and controls against counted examples."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.heldout import FloodTiles
-from training.errors import TrainingDataInvalid
-from training.evaluate.evaluation import ColourModel, auroc, controls, judge
+from training.evaluate.evaluation import ColourModel, controls, judge
 
 
 def tiles_with(flooded: np.ndarray, events: tuple[str, ...]) -> FloodTiles:
@@ -21,18 +20,6 @@ def tiles_with(flooded: np.ndarray, events: tuple[str, ...]) -> FloodTiles:
         known=known,
         events=events,
     )
-
-
-def test_auroc_counts_pairs_with_ties_as_halves() -> None:
-    rng = np.random.default_rng(0)
-    positive, negative = rng.integers(0, 6, 40).astype(float), rng.integers(0, 5, 30).astype(float)
-    counted = np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative])
-    assert auroc(positive, negative) == pytest.approx(counted)
-
-
-def test_auroc_needs_both_kinds() -> None:
-    with pytest.raises(TrainingDataInvalid, match="0 flooded"):
-        auroc(np.array([]), np.array([1.0]))
 
 
 def test_a_verdict_judges_within_events() -> None:

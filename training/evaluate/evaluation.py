@@ -7,28 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from training.data.heldout import FloodTiles
-from training.errors import TrainingDataInvalid
+from training.evaluate.metrics import auroc
 
 FloatArray = npt.NDArray[np.floating]
 
 DARK_SWIR_DN = 40
 """8-bit SWIR below which OMBRIA pixels are called dark: the control of the first trial."""
-
-
-def auroc(positive: FloatArray, negative: FloatArray) -> float:
-    """Probability that a positive scores above a negative, ties counting half (Mann & Whitney 1947).
-
-    Raises:
-        TrainingDataInvalid: one side is empty.
-    """
-    p, n = len(positive), len(negative)
-    if p == 0 or n == 0:
-        raise TrainingDataInvalid(f"an AUROC needs both kinds of tiles; there are {p} flooded and {n} dry ones")
-    ranks = rankdata(np.concatenate([positive, negative]))
-    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 
 
 @dataclass(frozen=True, kw_only=True)
