@@ -23,18 +23,18 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder that holds bundles.")] = Path("engine/bundles"),
     tiles: Annotated[int, typer.Option(min=20, help="Held-out tiles that calibrate.")] = 1200,
     pairs: Annotated[int, typer.Option(min=20, help="Held-out pairs that calibrate.")] = 600,
-    judged: Annotated[int, typer.Option(min=1, help="Dry and flooded tiles that judge, each.")] = 300,
+    normal: Annotated[int, typer.Option(min=20, help="Training tiles that density scorers are made from.")] = 500,
     seed: Seed = 0,
     threads: Threads = 2,
     runner: Annotated[RunnerName, typer.Option(help="What measures: torch or onnxruntime.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle of that name.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Calibrate and judge trained networks on held-out data, and write the bundle that the daemon serves."""
+    """Calibrate trained networks on held-out data, and write the bundle that the daemon serves."""
     console = Console(stderr=True)
     if len(denoiser) != len(data):
         raise typer.BadParameter(f"{len(denoiser)} --denoiser and {len(data)} --data: give one --data per --denoiser")
-    sizes = ExportSizes(tiles=tiles, pairs=pairs, judged=judged)
+    sizes = ExportSizes(tiles=tiles, pairs=pairs, normal=normal)
     if dry_run:
         print_json(
             {

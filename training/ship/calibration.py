@@ -2,7 +2,9 @@
 
 Unpaired: ``odeed`` (n,), raw scores of held-out clear tiles. Paired, the same ground seen twice: ``pair_odeed_a``,
 ``pair_odeed_b`` (m,), ``pair_cls_distance`` (m,) = 1 - cosine, and where the bands know water ``pair_water_a``,
-``pair_water_b`` (m,), shares 0..1. All float32.
+``pair_water_b`` (m,), shares 0..1. With the flood model ``flood_now``, ``flood_gain`` (K + 1,) come ``spectrum``
+(n, K), ``pair_spectrum_a`` and ``pair_spectrum_b`` (m, K) of the same tiles (:mod:`engine.spectrum`). What the density
+scorers are made from, measured on training tiles, is listed in :mod:`engine.scorers.normal`. All float32.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.odeed import OdeedSettings
 from engine.runners.base import Runner
 from engine.tiles import Tile, TileBatch
 from engine.water import water_share
 from training.data.classfolder import ClassFolder
 from training.data.heldout import FloodTiles, SecondLook, class_tiles, flood_tiles, second_looks
 from training.data.ombria import OmbriaFolder
+from training.evaluate.fitted import Networks
+from training.flood.fit import features_of
 from training.presets import DenoiserPreset
 from training.running.serving import cls_embeddings, cosine_distance, odeed_scores
 
@@ -34,35 +37,29 @@ def held_out_floods(preset: DenoiserPreset, data: Path) -> FloodTiles:
 
 
 def calibrate_ombria(
-    preset: DenoiserPreset,
-    floods: FloodTiles,
-    denoiser: Runner,
-    encoder: Runner,
-    settings: OdeedSettings,
-    *,
-    tiles: int,
-    pairs: int,
-    rng: np.random.Generator,
+    preset: DenoiserPreset, floods: FloodTiles, nets: Networks, *, tiles: int, pairs: int, rng: np.random.Generator
 ) -> Arrays:
     """From held-out events: *before* tiles, and real pairs of before and after tiles that the mask calls dry."""
     normal = floods.take(np.sort(rng.permutation(len(floods))[:tiles]))
     again = floods.sample(rng, dry=pairs, flooded=0)
+    gsd_m = preset.gsd_range_m[0]
     return {
-        "odeed": odeed_scores(denoiser, settings, normal.before),
-        "pair_odeed_a": odeed_scores(denoiser, settings, again.before),
-        "pair_odeed_b": odeed_scores(denoiser, settings, again.after),
-        "pair_cls_distance": pair_distance(encoder, again.before, again.after),
-        "pair_water_a": water_of(again.before, preset.bands, preset.gsd_range_m[0]),
-        "pair_water_b": water_of(again.after, preset.bands, preset.gsd_range_m[0]),
+        "odeed": odeed_scores(nets.denoiser, nets.odeed, normal.before),
+        "spectrum": features_of(normal.before, preset.bands),
+        "pair_odeed_a": odeed_scores(nets.denoiser, nets.odeed, again.before),
+        "pair_odeed_b": odeed_scores(nets.denoiser, nets.odeed, again.after),
+        "pair_cls_distance": pair_distance(nets.encoder, again.before, again.after),
+        "pair_water_a": water_of(again.before, preset.bands, gsd_m),
+        "pair_water_b": water_of(again.after, preset.bands, gsd_m),
+        "pair_spectrum_a": features_of(again.before, preset.bands),
+        "pair_spectrum_b": features_of(again.after, preset.bands),
     }
 
 
 def calibrate_classes(
     preset: DenoiserPreset,
     data: Path,
-    denoiser: Runner,
-    encoder: Runner,
-    settings: OdeedSettings,
+    nets: Networks,
     *,
     tiles: int,
     pairs: int,
@@ -73,10 +70,10 @@ def calibrate_classes(
     normal = class_tiles(rng, held_out, preset.gains, preset.tile_px, preset.sides_px, tiles)
     first, again = second_looks(rng, held_out, preset.gains, preset.tile_px, preset.sides_px, pairs, SecondLook())
     return {
-        "odeed": odeed_scores(denoiser, settings, normal),
-        "pair_odeed_a": odeed_scores(denoiser, settings, first),
-        "pair_odeed_b": odeed_scores(denoiser, settings, again),
-        "pair_cls_distance": pair_distance(encoder, first, again),
+        "odeed": odeed_scores(nets.denoiser, nets.odeed, normal),
+        "pair_odeed_a": odeed_scores(nets.denoiser, nets.odeed, first),
+        "pair_odeed_b": odeed_scores(nets.denoiser, nets.odeed, again),
+        "pair_cls_distance": pair_distance(nets.encoder, first, again),
     }
 
 

@@ -1,4 +1,4 @@
-"""Makes a model bundle from finished runs: calibrates and judges their networks, then writes all with a model card."""
+"""Makes a model bundle from finished runs: calibrates their networks, then writes all with a model card."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ import numpy.typing as npt
 
 from engine.bundle import ModelBundle
 from engine.bundle_writer import FamilyParts, write_bundle
+from engine.condition import condition_of
 from engine.odeed import OdeedSettings
 from engine.runners.base import Runner, RunnerName
 from engine.unet import EDMDenoiser
 from engine.vit import VisionTransformer
 from training.data.classfolder import ClassFolder
 from training.data.heldout import FloodTiles, class_tiles
-from training.denoise.normal_tiles import open_tiles
 from training.errors import RunInvalid
 from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
-from training.evaluate.evaluation import DARK_SWIR_DN, ColourModel, Verdict, controls, judge
-from training.presets import DenoiserPreset, denoiser_preset
-from training.running.runfolder import RunFolder
+from training.evaluate.fitted import Networks, flood_arrays, normal_of
+from training.flood.fit import FloodFit
+from training.presets import DenoiserPreset
+from training.running.runfolder import RunFolder, preset_of
 from training.running.serving import (
     build_denoiser,
     build_encoder,
     cls_embeddings,
-    odeed_scores,
     open_denoiser,
     open_encoder,
     settings_of,
 )
-from training.ship.calibration import calibrate_classes, calibrate_ombria, held_out_floods, pair_distance, water_of
+from training.ship.calibration import (
+    calibrate_classes,
+    calibrate_ombria,
+    held_out_floods,
+)
 from training.ship.model_card import CardFacts, ExportSizes, model_card
 
 Float32Array = npt.NDArray[np.float32]
@@ -50,12 +54,12 @@ class Measured:
 
     arrays: Mapping[str, Float32Array]
     """Calibration."""
-    verdicts: Mapping[str, Verdict]
-    """By score; empty where there are no flood masks."""
     figures: tuple[Figure, ...]
     """Of the encoder."""
     golden: Float32Array
     """A few held-out tiles, reflectance.  (N, C, H, W)"""
+    golden_cond: Float32Array | None
+    """Their conditions, where the denoiser takes one: every second tile's other look, nothing for the others."""
     notes: Mapping[str, Any]
     """For the manifest."""
 
@@ -73,7 +77,7 @@ def export_bundle(
     overwrite: bool,
     say: Say,
 ) -> ModelBundle:
-    """Calibrate, judge and write a bundle.
+    """Calibrate and write a bundle.
 
     Args:
         out: folder that will hold the bundle's folder ``name``.
@@ -105,10 +109,10 @@ def export_bundle(
     inner = max(1, threads // workers)
 
     def work(run: RunFolder, data: Path, denoiser: Runner) -> tuple[RunFolder, FamilyParts, Measured]:
-        preset = denoiser_preset(run.config["preset"]["name"])
+        preset = preset_of(run)
         settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
-        say(f"{preset.family}: calibrating and judging {run.path.name} ...")
-        found = _measure(preset, data, _Networks(denoiser, embedding, settings), sizes, seed)
+        say(f"{preset.family}: calibrating {run.path.name} ...")
+        found = _measure(preset, data, Networks(denoiser=denoiser, encoder=embedding, odeed=settings), sizes, seed)
         return run, _parts(preset, settings, shared, build_denoiser(run), found), found
 
     with ExitStack() as stack:
@@ -124,7 +128,6 @@ def export_bundle(
         encoder=encoder.config,
         denoisers={family: run.config for family, run in runs.items()},
         settings={parts.name: parts.odeed for parts in families},
-        verdicts={family: found.verdicts for family, found in measured.items()},
         sizes=sizes,
         figures=tuple(figure for found in measured.values() for figure in found.figures),
         calibration={family: found.arrays for family, found in measured.items()},
@@ -144,62 +147,35 @@ def export_bundle(
     )
 
 
-@dataclass(frozen=True)
-class _Networks:
-    denoiser: Runner
-    encoder: Runner
-    settings: OdeedSettings
-
-
-def _measure(preset: DenoiserPreset, data: Path, nets: _Networks, sizes: ExportSizes, seed: int) -> Measured:
+def _measure(preset: DenoiserPreset, data: Path, nets: Networks, sizes: ExportSizes, seed: int) -> Measured:
     rng = np.random.default_rng((seed, 0xCA1))
+    arrays = normal_of(preset, data, nets, sizes.normal, rng)
     if preset.layout == "ombria":
         floods = held_out_floods(preset, data)
-        arrays = calibrate_ombria(
-            preset, floods, nets.denoiser, nets.encoder, nets.settings, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng
-        )
-        verdicts = _judge(preset, data, floods, nets, sizes, rng)
+        arrays |= calibrate_ombria(preset, floods, nets, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng)
+        arrays |= flood_arrays(preset, data, preset.held_out_events, FloodFit(), rng)
         figures = (_places(floods, nets.encoder, sizes, rng),)
-        golden = floods.before[np.sort(rng.permutation(len(floods))[:GOLDEN_TILES])]
+        some = np.sort(rng.permutation(len(floods))[:GOLDEN_TILES])
+        golden = floods.before[some]
+        known = np.arange(GOLDEN_TILES) % 2 == 0
+        cond = condition_of(
+            floods.after[some], np.broadcast_to(known[:, None, None], (GOLDEN_TILES, *golden.shape[2:]))
+        )
         notes = {"held_out": f"event blocks {', '.join(preset.held_out_events)}", "pairs": "before and dry after"}
     else:
         _, held_out = ClassFolder.open(data).halves()
-        arrays = calibrate_classes(
-            preset, data, nets.denoiser, nets.encoder, nets.settings, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng
-        )
-        verdicts = {}
+        arrays |= calibrate_classes(preset, data, nets, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng)
         figures = (_classes(preset, data, nets.encoder),)
         golden = class_tiles(rng, held_out, preset.gains, preset.tile_px, preset.sides_px, GOLDEN_TILES)
+        cond = condition_of(golden, np.zeros((GOLDEN_TILES, *golden.shape[2:]), dtype=np.bool_))
         notes = {"held_out": "every second image of each class", "pairs": "simulated"}
-    return Measured(arrays=arrays, verdicts=verdicts, figures=figures, golden=golden, notes=notes)
-
-
-def _judge(
-    preset: DenoiserPreset,
-    data: Path,
-    floods: FloodTiles,
-    nets: _Networks,
-    sizes: ExportSizes,
-    rng: np.random.Generator,
-) -> dict[str, Verdict]:
-    """Scores of one look, controls, and differences from the look before, on the same held-out tiles."""
-    judged = floods.sample(rng, dry=sizes.judged, flooded=sizes.judged)
-    normal = (open_tiles(preset, data).pool.tiles(rng, 500, preset.tile_px) + 1) / 2
-    now = odeed_scores(nets.denoiser, nets.settings, judged.after)
-    before = odeed_scores(nets.denoiser, nets.settings, judged.before)
-    gsd_m = preset.gsd_range_m[0]
-    wet_now, wet_before = (water_of(tiles, preset.bands, gsd_m) for tiles in (judged.after, judged.before))
-    scores: dict[str, npt.NDArray[np.floating]] = {
-        "ODEED": now,
-        "ODEED, negated": -now,
-        **controls(judged.after, ColourModel.of(normal), DARK_SWIR_DN * preset.gains[0]),
-        "share of water": wet_now,
-        "paired: ODEED, absolute log ratio": np.abs(np.log(now) - np.log(before)),
-        "paired: X-STARS distance": pair_distance(nets.encoder, judged.before, judged.after),
-        "paired: pixel distance (control)": ((judged.after - judged.before) ** 2).mean(axis=(1, 2, 3)),
-        "paired: more water": wet_now - wet_before,
-    }
-    return {name: judge(score, judged) for name, score in scores.items()}
+    return Measured(
+        arrays=arrays,
+        figures=figures,
+        golden=golden,
+        golden_cond=cond if preset.unet.cond_chans else None,
+        notes=notes,
+    )
 
 
 def _places(floods: FloodTiles, encoder: Runner, sizes: ExportSizes, rng: np.random.Generator) -> Figure:
@@ -240,6 +216,7 @@ def _parts(
         denoiser=denoiser,
         calibration=found.arrays,
         golden_pixels=np.asarray(found.golden * 2 - 1, dtype=np.float32),
+        golden_cond=found.golden_cond,
     )
 
 

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from engine.odeed import OdeedSettings
 from training.evaluate.encoder_checks import Figure
-from training.evaluate.evaluation import Verdict
 
 SOURCES = {
     "ombria": (
@@ -36,8 +35,8 @@ class ExportSizes:
     """Held-out tiles whose scores calibrate, at most."""
     pairs: int = 600
     """Held-out pairs that calibrate changes, at most."""
-    judged: int = 300
-    """Dry tiles and flooded tiles that judge, each, at most."""
+    normal: int = 500
+    """Training tiles that the density scorers are made from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,6 @@ class CardFacts:
     denoisers: Mapping[str, Mapping[str, Any]]
     """Configurations of the denoisers' runs, by family."""
     settings: Mapping[str, OdeedSettings]
-    verdicts: Mapping[str, Mapping[str, Verdict]]
-    """By family and score."""
     figures: tuple[Figure, ...]
     """Of the encoder."""
     sizes: ExportSizes
@@ -94,7 +91,7 @@ def _commands(facts: CardFacts) -> str:
         f"--steps {facts.encoder['steps']} --seed {facts.encoder['seed']} --threads {facts.encoder['threads']}"
     )
     pairs = " ".join(f"--denoiser runs/{f} --data {_folder(c)}" for f, c in facts.denoisers.items())
-    measured = f"--tiles {facts.sizes.tiles} --pairs {facts.sizes.pairs} --judged {facts.sizes.judged}"
+    measured = f"--tiles {facts.sizes.tiles} --pairs {facts.sizes.pairs} --normal {facts.sizes.normal}"
     lines += [f"vigie export --name {facts.name} --encoder runs/encoder {pairs} {measured}", "```", ""]
     lines += ["| network | steps | minutes | threads | parameters' shape |", "|---|---|---|---|---|"]
     for family, config in facts.denoisers.items():
@@ -155,20 +152,7 @@ def _measured(facts: CardFacts, family: str) -> str:
         f"Calibrated on {len(arrays['odeed'])} held-out tiles and {len(arrays['pair_odeed_a'])} pairs"
         + (" (before and dry after)." if "pair_water_a" in arrays else " (*simulated* second looks)."),
     ]
-    verdicts = facts.verdicts[family]
-    if not verdicts:
-        return "\n".join([*lines, "", "There is no flood mask for this family here: no detection figure."])
-    lines += [
-        "",
-        "AUROC, tiles of held-out after-images, 25 % flooded or more against not flooded (same light and season):",
-        "",
-        "| score | pooled | mean of events | by event |",
-        "|---|---|---|---|",
-    ]
-    for name, verdict in sorted(verdicts.items(), key=lambda item: -item[1].pooled):
-        events = ", ".join(f"{event} {value:.2f}" for event, value in verdict.by_event.items())
-        lines.append(f"| {name} | {verdict.pooled:.3f} | {verdict.mean_of_events:.3f} | {events} |")
-    return "\n".join([*lines, "", _who_wins(verdicts)])
+    return "\n".join(lines)
 
 
 def _encoder(facts: CardFacts) -> str:
@@ -182,21 +166,6 @@ def _encoder(facts: CardFacts) -> str:
             "for an encoder; its distance to earlier looks is evidence beside others, not a detector.",
         ]
     return "\n".join(lines)
-
-
-def _who_wins(verdicts: Mapping[str, Verdict]) -> str:
-    learned = {name: v.pooled for name, v in verdicts.items() if "ODEED" in name or "X-STARS" in name}
-    plain = {name: v.pooled for name, v in verdicts.items() if name not in learned}
-    best_learned, best_plain = max(learned, key=learned.__getitem__), max(plain, key=plain.__getitem__)
-    a, b = learned[best_learned], plain[best_plain]
-    if a > b:
-        return (
-            f"The best learned score, *{best_learned}* ({a:.3f}), beats the best plain one, *{best_plain}* ({b:.3f})."
-        )
-    return (
-        f"**A plain score wins:** *{best_plain}* has {b:.3f}, the best learned score, *{best_learned}*, {a:.3f}. "
-        "What the learned scores are for is what no index names: anomalies that are not water."
-    )
 
 
 def _limits(facts: CardFacts) -> str:
