@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +22,16 @@ from training import presets
 from training.cli.export import export
 from training.cli.train import train
 from training.data.ombria import OmbriaFolder
+from training.running.distributed import World
 from training.running.loop import run
 
 EVENTS = ("A", "B")
+SHIPPED = dict(presets.DENOISERS)
+
+
+def denoiser_preset_as_shipped(name: str) -> presets.DenoiserPreset:
+    """A preset before this module's fixtures made it small."""
+    return SHIPPED[name]
 
 
 @pytest.fixture
@@ -157,31 +167,145 @@ def test_the_same_seed_gives_the_same_weights(folders: tuple[Path, Path], tmp_pa
         assert weights["one"] != weights["other"]
 
 
-@pytest.mark.parametrize("kind", ["denoiser", "xstars"])
+@pytest.mark.parametrize("kind", ["denoiser", "dropout", "xstars"])
 def test_a_killed_run_goes_on_exactly(
     kind: str, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after two of four steps, then started again: the weights of a run that was left alone."""
-    source = ("--data", str(folders[0])) if kind == "denoiser" else ("--ombria", str(folders[0]))
-    common = ("train", kind, *source, "--steps", "4", "--threads", "1")
+    (tmp_path / "preset.toml").write_text("[unet]\ndropout = 0.3\n")
+    common = {
+        "denoiser": ("train", "denoiser", "--data", str(folders[0])),
+        "dropout": ("train", "denoiser", "--data", str(folders[0]), "--preset-file", str(tmp_path / "preset.toml")),
+        "xstars": ("train", "xstars", "--ombria", str(folders[0])),
+    }[kind]
+    common = (*common, "--steps", "4", "--threads", "1")
     command(*common, "--out", str(tmp_path / "whole"))
 
-    def killed_after_two(trainee, folder, steps, *, clock, show, checkpoint_every_s=0.0):
+    def killed_after_two(trainee, folder, steps, *, show, **others):
         def show_or_die(progress) -> None:
             show(progress)
             if progress.step == 3:
                 raise KeyboardInterrupt
 
-        return run(trainee, folder, steps, clock=clock, show=show_or_die, checkpoint_every_s=0.0)
+        return run(trainee, folder, steps, show=show_or_die, **{**others, "checkpoint_every_s": 0.0})
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.cli.train.run", killed_after_two)
+        patched.setattr("training.cli.runs.run", killed_after_two)
         with pytest.raises((KeyboardInterrupt, AssertionError, SystemExit)):
             command(*common, "--out", str(tmp_path / "killed"))
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    before = [line["step"] for line in progress_of(tmp_path / "killed")]
     command(*common, "--out", str(tmp_path / "killed"))
     whole, resumed = (tmp_path / name / "weights.safetensors" for name in ("whole", "killed"))
     assert whole.read_bytes() == resumed.read_bytes()
+    # Steps before the checkpoint keep their lines; the third, done twice, is told once.
+    steps = [line["step"] for line in progress_of(tmp_path / "killed")]
+    assert [step for step in before if step < 3] == [step for step in steps if step < 3]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 4
+
+
+def progress_of(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "progress.jsonl").read_text().splitlines()]
+
+
+def refused(*arguments: str) -> str:
+    """Run ``vigie train ...``, which must end with an error; what it says."""
+    app = typer.Typer()
+    app.add_typer(train, name="train")
+    result = CliRunner().invoke(app, ["train", *arguments], catch_exceptions=False)
+    assert result.exit_code != 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_a_run_of_other_settings_is_not_continued(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    common = ("denoiser", "--data", str(folders[0]), "--out", str(tmp_path / "run"), "--steps", "2", "--threads", "1")
+    command("train", *common)
+    told = refused(*common, "--seed", "7", "--batch", "4")
+    assert "preset.batch (8 there, 4 here), seed (0 there, 7 here)" in told
+    assert "another --out" in told
+
+
+def test_a_run_leaves_configuration_progress_and_pictures(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    common = ("train", "denoiser", "--data", str(folders[0]), "--steps", "3", "--threads", "1")
+    command(*common, "--out", str(tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint.safetensors",
+        "config.json",
+        "progress.jsonl",
+        "reconstructions.png",
+        "samples.png",
+        "weights.safetensors",
+    ]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["processes"], config["device"], config["precision"], config["gpu"]) == (1, "cpu", "fp32", None)
+    assert config["numpy"] == np.__version__
+    last = progress_of(tmp_path / "run")[-1]
+    assert (last["step"], last["steps"], last["eta_s"]) == (3, 3, 0.0)
+    assert last["losses"] == config["last_losses"]
+    command(*common, "--out", str(tmp_path / "plain"), "--no-pictures")
+    assert not list((tmp_path / "plain").glob("*.png"))
+    # Drawing takes nothing from what training draws.
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("run", "plain")]
+    assert weights[0] == weights[1]
+
+
+def test_a_preset_file_changes_fields_by_name(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({"lr": 1, "steps": 2, "unet": {"width": 12, "mults": [1, 1]}}))
+    common = ("denoiser", "--data", str(folders[0]), "--out", str(tmp_path / "run"), "--preset-file")
+    shown = json.loads(command("train", *common, str(tmp_path / "mine.json"), "--dry-run"))
+    assert (shown["preset"]["lr"], shown["preset"]["unet"]["width"], shown["steps"]) == (1.0, 12, 2)
+    (tmp_path / "wrong.toml").write_text("learning_rate = 1.0\n")
+    assert "no field learning_rate" in refused(*common, str(tmp_path / "wrong.toml"))
+
+
+def test_a_folder_and_two_families_at_once_train_too(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ombria, classes = map(str, folders)
+    rest = ("--steps", "2", "--threads", "1", "--no-pictures")
+    command(
+        "train", "denoiser", "--preset", "aerial", "--layout", "folder", "--data", classes, "--out",
+        str(tmp_path / "folder"), *rest,
+    )  # fmt: skip
+    small = {"tile_px": 32, "crop_px": 16, "batch": 8}
+    unet = UnetConfig(in_chans=3, cond_chans=2, width=8, mults=(1, 2), blocks=1, attention=False)
+    joint = replace(denoiser_preset_as_shipped("joint"), unet=unet, **small)
+    monkeypatch.setitem(presets.DENOISERS, "joint", joint)
+    both = ("--data", ombria, "--data", classes)
+    command("train", "denoiser", "--preset", "joint", *both, "--out", str(tmp_path / "joint"), *rest)
+    config = json.loads((tmp_path / "joint" / "config.json").read_text())
+    assert set(config["data"]) == {"sentinel-2", "aerial"}
+    told = refused("denoiser", "--preset", "joint", "--data", ombria, "--out", str(tmp_path / "x"), "--steps", "1")
+    assert "takes one for each of sentinel-2, aerial" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--precision", "fp8"), "there are fp32 and bf16"),
+        (("--device", "tpu"), "there are cpu, cuda and auto"),
+        ((), "give either --steps or --minutes"),
+        (("--steps", "1", "--minutes", "1"), "give either --steps or --minutes"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(
+    options: tuple[str, ...], told: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assert told in refused("denoiser", "--data", str(folders[0]), "--out", str(tmp_path / "run"), *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_encoder_is_not_trained_by_several_processes(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def of_two(environment: Mapping[str, str], device: str) -> Iterator[World]:
+        yield World(rank=0, size=2)
+
+    monkeypatch.setattr("training.cli.runs.joined", of_two)
+    told = refused("xstars", "--ombria", str(folders[0]), "--out", str(tmp_path / "run"), "--steps", "1")
+    assert "one process only" in told
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from engine.errors import VigieError
 
@@ -23,7 +24,8 @@ def errors_told() -> Iterator[None]:
     try:
         yield
     except VigieError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {error}")
+        # Messages quote paths and other libraries, whose brackets are no markup.
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         raise typer.Exit(1) from error
 
 

@@ -29,6 +29,8 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps; the sch
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="Instead of --steps: as many as fit, by a short timing.")]
 Out = Annotated[Path, typer.Option(help="Run folder to write; a killed run in it goes on where its checkpoint stands.")]
 
+Checkpoints = Annotated[float, typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints.")]
+
 Trainees = DenoiserTraining | XstarsTraining
 Prepared = tuple[Callable[[], Trainees], dict[str, Any]]
 """What makes a fresh training, and its configuration."""
@@ -45,6 +47,7 @@ def carry_out(
     device: str = "cpu",
     several: bool = False,
     pictures: bool = False,
+    checkpoint_every_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
 ) -> None:
     """Train and write the run folder, or print the configuration.
@@ -59,6 +62,7 @@ def carry_out(
         device: ``cpu``, ``cuda`` or ``auto``.
         several: whether the training can run in several processes.
         pictures: whether a denoiser's pictures are drawn.
+        checkpoint_every_s: seconds between checkpoints.
         environment: where torchrun tells each process who it is; the process's own if None.
     """
     if steps is not None and minutes is not None:
@@ -83,7 +87,17 @@ def carry_out(
             steps = world.agree(measure_steps(make, minutes or 0.0, time.monotonic))
         if world.leads:
             out.mkdir(parents=True, exist_ok=True)
-        seconds = _run(make(), config, out, steps, threads, world, console, pictures=pictures)
+        seconds = _run(
+            make(),
+            config,
+            out,
+            steps,
+            threads,
+            world,
+            console,
+            pictures=pictures,
+            checkpoint_every_s=checkpoint_every_s,
+        )
     console.print(f"{out}: {steps} steps in {seconds / 60:.1f} minutes")
 
 
@@ -97,6 +111,7 @@ def _run(
     console: Console,
     *,
     pictures: bool,
+    checkpoint_every_s: float,
 ) -> float:
     clock = time.monotonic
     log = ProgressLog(out, clock=clock)
@@ -118,6 +133,7 @@ def _run(
             steps,
             clock=clock,
             show=show,
+            checkpoint_every_s=checkpoint_every_s,
             configuration=lasting,
             world=world,
             at_checkpoint=None if book is None else book.now_and_then,

@@ -10,7 +10,7 @@ import typer
 
 from training.align.xstars import XstarsTraining, open_sources
 from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
-from training.cli.runs import Minutes, Out, Prepared, Steps, carry_out
+from training.cli.runs import Checkpoints, Minutes, Out, Prepared, Steps, carry_out
 from training.data.quantiles import match_quantiles
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.layouts import LAYOUTS
@@ -40,11 +40,12 @@ def denoiser(
     hold_out: Annotated[str | None, typer.Option(help="Event blocks to leave out, such as B,C,K.")] = None,
     seed: Seed = 0,
     threads: Threads = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")] = "auto",
     precision: Annotated[str, typer.Option(help="What the network computes in: fp32 or bf16.")] = "fp32",
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Draw samples and reconstructions.")
     ] = True,
+    checkpoint_every: Checkpoints = 60.0,
     dry_run: DryRun = False,
 ) -> None:
     """Train an EDM denoiser on normal images of one family.
@@ -88,6 +89,7 @@ def denoiser(
         device=device,
         several=True,
         pictures=pictures,
+        checkpoint_every_s=checkpoint_every,
     )
 
 
