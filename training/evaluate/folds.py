@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.runners.base import Runner
 from training.data.triples import TripleFolder
 from training.errors import RunInvalid
 from training.evaluate.detectors import Detector
@@ -23,12 +22,15 @@ from training.running.serving import open_denoiser, settings_of
 
 
 class Folds:
-    """Finished denoiser runs whose held-out events do not overlap; a context manager that closes what it opened."""
+    """Finished denoiser runs whose held-out events do not overlap; a context manager that closes what it opened.
+
+    The encoder, and LPIPS where it was given, are the bundle's.
+    """
 
     def __init__(
-        self, runs: Sequence[RunFolder], encoder: Runner, data: Path, savings: Savings, *, threads: int, seed: int
+        self, runs: Sequence[RunFolder], bundled: Detector, data: Path, savings: Savings, *, threads: int, seed: int
     ) -> None:
-        self._encoder = encoder
+        self._bundled = bundled
         self._data = data
         self._savings = savings
         self._threads = threads
@@ -64,15 +66,16 @@ class Folds:
         opened = self._stack.enter_context(open_denoiser(run, threads=self._threads))
         denoiser = MemoRunner(opened, self._savings)
         settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
-        nets = Networks(denoiser=denoiser, encoder=self._encoder, odeed=settings)
+        nets = Networks(denoiser=denoiser, encoder=self._bundled.encoder, odeed=settings)
         rng = np.random.default_rng((self._seed, 0x90A))
         return Detector(
             bands=preset.bands,
             sigma_data=float(run.config["sigma_data"]),
             settings=settings,
             denoiser=denoiser,
-            encoder=self._encoder,
+            encoder=self._bundled.encoder,
             arrays=normal_of(preset, self._data, nets, 500, rng),
+            lpips=self._bundled.lpips,
         )
 
     def __enter__(self) -> Folds:
