@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.small_models import small_bundle
+from tests.small_models import encoder, parts, small_bundle
 from training.cli.evaluate import evaluate
 
 SIDE = 48
@@ -57,7 +57,14 @@ def classes(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    small_bundle(tmp_path / "bundle")
+    """With a flood model that asks for a high water index, now and above the place's usual one."""
+    weights = np.asarray([10, 0, 0, 0, 0, -3], dtype=np.float32)
+    shared = encoder()
+    small_bundle(
+        tmp_path / "bundle",
+        parts("sentinel-2", encoder=shared, calibration={"flood_now": weights, "flood_gain": weights}),
+        parts("aerial", encoder=shared),
+    )
     return tmp_path / "bundle"
 
 
@@ -72,6 +79,7 @@ def test_calibration(triples: Path, classes: Path, bundle: Path, tmp_path: Path)
     ran(
         *("calibration", "--data", triples, "--classes", classes, "--bundle", bundle, "--json", out, "--images", 6),
         *("--tiles", 24, "--splits", 3, "--draws", 20, "--threads", 1, "--runner", "torch"),
+        "--refit",
     )
     found: dict[str, Any] = json.loads(out.read_text())
     assert found["data"]["sentinel-2_tiles"] == found["data"]["sentinel-2_flood_tiles"] == 54
@@ -97,3 +105,28 @@ def test_calibration_needs_something_to_judge_on(bundle: Path, tmp_path: Path) -
     result = CliRunner().invoke(evaluate, ["calibration", "--bundle", str(bundle), "--json", str(tmp_path / "x.json")])
     assert result.exit_code == 1
     assert "give --data, --classes, or both" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("basis", ["single", "pair"])
+def test_cascade(triples: Path, bundle: Path, tmp_path: Path, basis: str) -> None:
+    out = tmp_path / "out" / "cascade.json"
+    ran(
+        *("cascade", "--data", triples, "--bundle", bundle, "--json", out, "--basis", basis, "--threads", 1),
+        *("--per-1000", 200, "--runner", "torch"),
+    )
+    found: dict[str, Any] = json.loads(out.read_text())
+    rows = {row["cheap"]: row for row in found["cascades"]}
+    assert set(rows) == {"flood-log-odds", "energy", "water-index", "mean-colour"}
+    flood = rows["flood-log-odds"]
+    assert (flood["tiles"], flood["positives"]) == (54, 18)
+    # The flooded third of each image has one colour, which the bundle's flood model knows; alone it is one score.
+    assert flood["full_recall"] == 1.0
+    assert flood["kept"] == 1.0 if basis == "single" else flood["kept"] > 0.5
+    assert any("is the bundle's" in note for note in found["notes"])
+    costs = found["settings"]
+    want = costs["cheap_ms_per_tile"] / costs["full_ms_per_tile"] + flood["passed"]
+    assert flood["cost"] == pytest.approx(want, abs=1e-3)
+    assert len(found["per_event"]) == 4 * 3
+    with Image.open(out.with_name("cascade-curve.png")) as picture:
+        assert picture.format == "PNG"
+    assert "cascade-curve.png" in out.with_suffix(".md").read_text()
