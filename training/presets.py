@@ -65,6 +65,8 @@ class DenoiserPreset:
     conditioned: float = 0.5
     """Share of tiles that are seen with the same ground's other look as condition, where the U-Net takes one."""
     held_out_events: tuple[str, ...] = ()
+    held_out_classes: tuple[str, ...] = ()
+    """Classes (layout ``classes``) that a network is not shown, so that they can judge it as anomalies."""
     held_out_share: float = 0.0
     """Share of files (``folder``) or tiles (``spacenet8``) left out, chosen by a hash of their names."""
     parts: tuple[str, ...] = ()

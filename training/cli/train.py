@@ -38,6 +38,9 @@ def denoiser(
     minutes: Minutes = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Tiles per step, instead of the preset's.")] = None,
     hold_out: Annotated[str | None, typer.Option(help="Event blocks to leave out, such as B,C,K.")] = None,
+    hold_out_classes: Annotated[
+        str | None, typer.Option(help="Aerial classes to leave out, such as beach,river.")
+    ] = None,
     seed: Seed = 0,
     threads: Threads = 2,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")] = "auto",
@@ -59,6 +62,7 @@ def denoiser(
         chosen = replace(chosen, layout=layout) if layout else chosen
         chosen = replace(chosen, batch=batch) if batch else chosen
         chosen = replace(chosen, held_out_events=tuple(hold_out.split(","))) if hold_out else chosen
+        chosen = replace(chosen, held_out_classes=tuple(hold_out_classes.split(","))) if hold_out_classes else chosen
         number = checked(precision)
         require_precision(number, world.device)
         tiles = open_tiles(chosen, data)

@@ -70,10 +70,13 @@ def _ombria(preset: DenoiserPreset, data: Path) -> Ground:
 
 
 def _classes(preset: DenoiserPreset, data: Path) -> Ground:
-    """The first half of each class, at each of the preset's sides."""
+    """The first half of each class that is not held out, at each of the preset's sides."""
     classes = ClassFolder.open(data)
+    unknown = sorted(set(preset.held_out_classes) - set(classes.labels))
+    if unknown:
+        raise TrainingDataInvalid(f"classes {unknown} are to be held out; {data} has {', '.join(classes.labels)}")
     train, _ = classes.halves()
-    full = [read_rgb(image.path) for image in train]
+    full = [read_rgb(image.path) for image in train if image.label not in preset.held_out_classes]
     images = [area_downsample(image, side) for image in full for side in preset.sides_px] if preset.sides_px else full
     pool = ImagePool(images=images, gains=preset.gains)
     return Ground(preset=preset, pool=pool, pairs=None, digest=classes.digest())
