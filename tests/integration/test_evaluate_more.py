@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
 from PIL import Image
 from typer.testing import CliRunner
 
+from engine.unet import UnetConfig
+from tests.rasters import write_plain
 from tests.small_models import encoder, parts, small_bundle
+from training import presets
 from training.cli.evaluate import evaluate
+from training.cli.train import train
+from training.evaluate.anomaly import USUAL
 
 SIDE = 48
 
@@ -60,10 +67,12 @@ def bundle(tmp_path: Path) -> Path:
     """With a flood model that asks for a high water index, now and above the place's usual one."""
     weights = np.asarray([10, 0, 0, 0, 0, -3], dtype=np.float32)
     shared = encoder()
+    pairs = np.linspace(0.1, 1, 60, dtype=np.float32)
+    normal = {"odeed": pairs, "pair_odeed_a": pairs, "pair_odeed_b": pairs[::-1].copy(), "pair_cls_distance": pairs}
     small_bundle(
         tmp_path / "bundle",
         parts("sentinel-2", encoder=shared, calibration={"flood_now": weights, "flood_gain": weights}),
-        parts("aerial", encoder=shared),
+        parts("aerial", encoder=shared, calibration=normal),
     )
     return tmp_path / "bundle"
 
@@ -130,3 +139,61 @@ def test_cascade(triples: Path, bundle: Path, tmp_path: Path, basis: str) -> Non
     with Image.open(out.with_name("cascade-curve.png")) as picture:
         assert picture.format == "PNG"
     assert "cascade-curve.png" in out.with_suffix(".md").read_text()
+
+
+def small_aerial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aerial preset that trains in a blink and fits the small bundle."""
+    unet = UnetConfig(in_chans=3, width=8, mults=(1, 2), blocks=1, attention=False)
+    small = replace(
+        presets.DENOISERS["aerial"], tile_px=16, crop_px=16, batch=4, unet=unet, sides_px=(64, 48), odeed_steps=2
+    )
+    monkeypatch.setattr(presets, "DENOISERS", {**presets.DENOISERS, "aerial": small})
+
+
+def joplin(root: Path) -> Path:
+    for part, level in (("pre", 60), ("post", 120)):
+        (root / part).mkdir(parents=True)
+        pixels = np.random.default_rng(level).integers(level, level + 40, (3, 64, 64), dtype=np.uint8)
+        where = Affine(0.625, 0, 320 * 10.0, 0, -0.625, 6400 * 10.0)
+        write_plain(root / part / "a.tif", pixels, crs="EPSG:32615", transform=where)
+    return root
+
+
+def test_anomaly(classes: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_aerial(monkeypatch)
+    run, out = tmp_path / "runs" / "new", tmp_path / "out" / "anomaly.json"
+    trained = CliRunner().invoke(
+        train,
+        f"denoiser --preset aerial --data {classes} --out {run} --steps 2 --threads 1 --hold-out-classes harbour "
+        "--no-pictures",
+        catch_exceptions=False,
+    )
+    assert trained.exit_code == 0, trained.output
+    ran(
+        *("anomaly", "--classes", classes, "--joplin", joplin(tmp_path / "joplin"), "--run", run, "--bundle", bundle),
+        *("--json", out, "--images", 2, "--side", 32, "--normal", 20, "--draws", 20, "--threads", 1),
+        *("--runner", "torch"),
+    )
+    found: dict[str, Any] = json.loads(out.read_text())
+    rows = {row["scorer"]: row for row in found["classes"]}
+    assert set(rows) == set(USUAL)
+    assert {(row["n_pos"], row["n_neg"], row["auroc_low"]) for row in rows.values()} == {(2, 4, None)}
+    assert {row["class"] for row in found["per_class"]} == {"harbour"}
+    ground = {(row["scorer"], row["ground"]): row for row in found["before_after"]}
+    assert ground["energy", "all"]["n_pos"] == 16
+    # Brighter tiles of mean below one half have less energy: every pair is lost.
+    assert ground["energy", "all"]["auroc"] == 0.0
+    assert ground["odeed-change", "common"]["n_neg"] == 16
+    assert ground["ravaen-xstars", "common"]["auroc"] is None
+    assert [row["tiles"] for row in found["daemon"]] == [16, 16, 16]
+    assert any("trained without harbour" in note for note in found["notes"])
+
+
+def test_anomaly_says_what_makes_a_run(
+    classes: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_aerial(monkeypatch)
+    words = ["anomaly", "--classes", str(classes), "--bundle", str(bundle), "--json", str(tmp_path / "x.json")]
+    result = CliRunner().invoke(evaluate, words)
+    assert result.exit_code == 1
+    assert "vigie train denoiser --preset aerial --hold-out-classes" in " ".join(result.stderr.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from training.cli.evaluate_anomaly import anomaly
 from training.cli.evaluate_calibration import calibration
 from training.cli.evaluate_cascade import cascade
 from training.cli.evaluate_flood import flood
@@ -13,6 +14,7 @@ from training.cli.evaluate_sweep import sweep
 evaluate = typer.Typer(help="Judge what the daemon's networks and decisions are worth.", no_args_is_help=True)
 
 evaluate.command()(ood)
+evaluate.command()(anomaly)
 evaluate.command()(calibration)
 evaluate.command()(cascade)
 evaluate.command()(flood)
