@@ -23,7 +23,7 @@ from training.running.display import StepDisplay
 from training.running.distributed import World, joined
 from training.running.loop import Progress, measure_steps, run
 from training.running.progresslog import ProgressLog
-from training.running.runfolder import machine, write_run
+from training.running.runfolder import CONFIG, machine, write_run
 
 Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps; the schedules are fitted to it.")]
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="Instead of --steps: as many as fit, by a short timing.")]
@@ -138,7 +138,9 @@ def _run(
             world=world,
             at_checkpoint=None if book is None else book.now_and_then,
         )
-    if world.leads:
+    if display.last is None and (out / CONFIG).is_file():
+        console.print(f"{out} was finished before; its weights stay as they are")
+    elif world.leads:
         last = dict(display.last.report.losses) if display.last else {}
         measured = {"steps": steps, "seconds": round(seconds, 1), "last_losses": last}
         write_run(out, {**config, **measured, **machine(threads), **_versions(world)}, trainee.weights())

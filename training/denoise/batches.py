@@ -42,7 +42,8 @@ class Batches:
         self.world = world
         self.pinned = world.device.type == "cuda"
         # On a CPU a second thread would only take cores from the step.
-        self._thread = ThreadPoolExecutor(1) if (self.pinned if ahead is None else ahead) else None
+        wanted = self.pinned if ahead is None else ahead
+        self._thread = ThreadPoolExecutor(1, initializer=self._on_own_gpu) if wanted else None
         self._next: tuple[tuple[int, int, int], Future[Batch]] | None = None
 
     def take(self, index: int, count: int, size_px: int, then: tuple[int, int] | None) -> Batch:
@@ -81,6 +82,11 @@ class Batches:
             noise=self._pin(noise[own]),
             total=count,
         )
+
+    def _on_own_gpu(self) -> None:
+        # A thread begins on the first GPU, and pinning there would take memory from another process.
+        if self.pinned:
+            torch.cuda.set_device(self.world.device)
 
     def _pin(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.pinned else tensor
