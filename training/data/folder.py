@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from training.data.digests import digest_of_files
+from training.data.geotiffs import read_own
 from training.data.pool import PixelArray
 from training.data.splits import held_out
 from training.errors import TrainingDataInvalid
@@ -95,9 +96,6 @@ def read_image(path: Path) -> PixelArray:
             raise TrainingDataInvalid(f"{path} is no image that can be read ({error}); remove it") from error
     except OSError as error:
         raise TrainingDataInvalid(f"{path} is damaged ({error}); remove it") from error
-    # Only these files need GDAL; training works where it is not installed.
-    from training.data.geotiffs import read_own
-
     return read_own(path)
 
 

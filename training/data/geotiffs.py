@@ -6,15 +6,20 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import RasterCorrupt, RasterRefused, RasterUnavailable
-from engine.raster import RasterFile, ReadLimits
-from engine.raster.window import GridWindow
+from engine.read_plan import ReadLimits
 from training.data.pool import PixelArray
 from training.errors import TrainingDataInvalid
+
+if TYPE_CHECKING:
+    # Imported where a file is opened: machines that train on other layouts have no GDAL.
+    from engine.raster import RasterFile
+    from engine.raster.window import GridWindow
 
 KINDS = ("uint8", "uint16")
 
@@ -36,6 +41,8 @@ def window_of(path: Path, *, shrink: int) -> GridWindow:
     Raises:
         TrainingDataInvalid: it is not a georeferenced GeoTIFF.
     """
+    from engine.raster.window import GridWindow
+
     with _opened(path) as file:
         epsg, gsd_m = file.zone(), file.gsd_m() * shrink
         west, south, east, north = (bound / gsd_m for bound in file.footprint(epsg).bounds)
@@ -75,6 +82,8 @@ def _stored(values: npt.NDArray[np.float32], kind: np.dtype[np.generic]) -> Pixe
 
 @contextmanager
 def _opened(path: Path) -> Iterator[RasterFile]:
+    from engine.raster import RasterFile
+
     try:
         with RasterFile.open(str(path.resolve()), ReadLimits()) as file:
             yield file

@@ -30,6 +30,7 @@ from pyproj import Transformer
 from shapely.geometry import shape
 
 from training.data.digests import digest_of_files
+from training.data.geotiffs import read_on, window_of
 from training.data.pool import PixelArray
 from training.data.splits import held_out
 from training.errors import TrainingDataInvalid
@@ -121,8 +122,6 @@ def read_before(tile: SpaceNet8Tile) -> PixelArray:
     Raises:
         TrainingDataInvalid: the file cannot be read, or has fewer than three bands of 8 bits.
     """
-    from training.data.geotiffs import window_of
-
     return _rgb(tile.before, window_of(tile.before, shrink=SHRINK))
 
 
@@ -132,8 +131,6 @@ def read_looks(tile: SpaceNet8Tile) -> SpaceNet8Looks:
     Raises:
         TrainingDataInvalid: a file cannot be read, or has fewer than three bands of 8 bits.
     """
-    from training.data.geotiffs import window_of
-
     window = window_of(tile.before, shrink=SHRINK)
     features = _features(tile.labels)
     return SpaceNet8Looks(
@@ -146,8 +143,6 @@ def read_looks(tile: SpaceNet8Tile) -> SpaceNet8Looks:
 
 
 def _rgb(path: Path, window: GridWindow) -> PixelArray:
-    from training.data.geotiffs import read_on
-
     pixels = read_on(path, window)
     if pixels.shape[2] < 3 or pixels.dtype != np.uint8:
         raise TrainingDataInvalid(f"{path} has {pixels.shape[2]} bands of {pixels.dtype}; 3 of uint8 are expected")
