@@ -70,7 +70,8 @@ class Report:
             f"{data['images']} images of {data['events']} events, {data['tiles']} complete tiles of "
             f"{self.settings['tile_px']} px: {data['flooded']} flooded (a share of {FLOODED_FROM:.0%} or more), "
             f"{data['dry']} dry. Folder digest `{data['digest'][:16]}`. Bundle `{self.bundle['name']}`, model "
-            f"`{self.bundle['model']}`. {self.machine['cpu']}, {self.machine['threads']} threads, {self.date}.",
+            f"`{self.bundle['model']}`. {self.machine['cores']} cores ({self.machine['machine']}), "
+            f"{self.machine['threads']} threads, {self.date}.",
             "",
             f"    {self.command}",
             "",
