@@ -31,6 +31,7 @@ from training.cli.judging import (
 from training.data.classfolder import ClassFolder, ClassImage
 from training.data.digests import digest_of_files
 from training.data.heldout import class_tiles
+from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid, TrainingDataInvalid
 from training.evaluate.anomaly import (
     USUAL,
@@ -46,7 +47,7 @@ from training.evaluate.detectors import Detector, subjects_of
 from training.evaluate.ood import Subject
 from training.evaluate.record import Record, RecordTable
 from training.presets import DenoiserPreset, denoiser_preset
-from training.running.runfolder import RunFolder, preset_of
+from training.running.runfolder import RunFolder
 from training.running.serving import open_denoiser, settings_of
 
 AERIAL = "aerial"

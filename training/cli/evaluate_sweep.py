@@ -15,10 +15,11 @@ from training.cli.common import Seed, Threads, errors_told
 from training.cli.judging import JsonFile, command_line, machine_facts, now
 from training.data.heldout import flood_tiles
 from training.data.ombria import OmbriaFolder
+from training.denoise.run_preset import preset_of
 from training.evaluate.record import Record, RecordTable
 from training.evaluate.sweep import KNEE, SweepGrid, SweepPoint, knee, sweep_run
 from training.evaluate.sweep_report import ranked, sweep_png
-from training.running.runfolder import RunFolder, preset_of
+from training.running.runfolder import RunFolder
 from training.running.serving import open_denoiser, open_encoder
 
 Data = Annotated[Path, typer.Option(help="Folder in the OMBRIA layout.")]

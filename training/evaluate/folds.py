@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.triples import TripleFolder
+from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid
 from training.evaluate.detectors import Detector
 from training.evaluate.fitted import Networks, flood_arrays, normal_of
@@ -17,7 +18,7 @@ from training.evaluate.memo import MemoRunner, Savings
 from training.evaluate.ood import Outcome
 from training.evaluate.protocol import Ground, Scores
 from training.flood.fit import FloodFit
-from training.running.runfolder import RunFolder, preset_of
+from training.running.runfolder import RunFolder
 from training.running.serving import open_denoiser, settings_of
 
 
@@ -46,18 +47,19 @@ class Folds:
 
     def check(self, events: Sequence[str]) -> None:
         """Raise :class:`~training.errors.RunInvalid` unless every event is held out by one of the runs."""
-        lacking = sorted(set(events) - set(self._by_event))
+        lacking = sorted({block_of(event) for event in events} - set(self._by_event))
         if lacking:
             raise RunInvalid(f"no run holds out {lacking}; train one with --hold-out {','.join(lacking)}")
 
     def detector(self, event: str) -> Detector:
         """The detector that never saw an event."""
-        run = self._by_event[event]
+        block = block_of(event)
+        run = self._by_event[block]
         preset = preset_of(run)
         if run.path not in self._detectors:
             self._detectors[run.path] = self._open(run)
         rng = np.random.default_rng((self._seed, 0xF1D))
-        fitted = flood_arrays(preset, self._data, [event], FloodFit(), rng)
+        fitted = flood_arrays(preset, self._data, [block], FloodFit(), rng)
         detector = self._detectors[run.path]
         return replace(detector, arrays={**detector.arrays, **fitted})
 
@@ -83,6 +85,11 @@ class Folds:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+
+def block_of(event: str) -> str:
+    """An event as runs name it: the last part of its name in the index, as :mod:`training.data.ombria` has it."""
+    return event.rsplit("_", 1)[-1]
 
 
 def judge_by_event(folder: TripleFolder, judge: Callable[[TripleFolder, str, int], Outcome], tiles: int) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.errors import RunInvalid
-from training.presets import DenoiserPreset, denoiser_preset
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -46,16 +45,6 @@ class RunFolder:
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, as the run saved them."""
         return load_file(self.path / WEIGHTS)
-
-
-def preset_of(run: RunFolder) -> DenoiserPreset:
-    """The preset that a denoiser was trained by, with the events that its run held out.
-
-    Raises:
-        RunInvalid: there is no such preset any more.
-    """
-    config = run.config["preset"]
-    return replace(denoiser_preset(config["name"]), held_out_events=tuple(config["held_out_events"]))
 
 
 def write_run(path: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:

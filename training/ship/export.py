@@ -21,12 +21,13 @@ from engine.unet import EDMDenoiser
 from engine.vit import VisionTransformer
 from training.data.classfolder import ClassFolder
 from training.data.heldout import FloodTiles, class_tiles
+from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid
 from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
 from training.evaluate.fitted import Networks, flood_arrays, normal_of
 from training.flood.fit import FloodFit
 from training.presets import DenoiserPreset
-from training.running.runfolder import RunFolder, preset_of
+from training.running.runfolder import RunFolder
 from training.running.serving import (
     build_denoiser,
     build_encoder,

@@ -71,10 +71,12 @@ def model_card(facts: CardFacts) -> str:
 def _purpose(facts: CardFacts) -> str:
     return (
         "Networks that tell how strange a tile looks and how far it is from the place's earlier looks:\n"
-        "an X-STARS encoder that all families share, and an EDM denoiser for each of "
+        "an X-STARS encoder that all share, and an EDM denoiser for each of "
         f"{', '.join(f'`{family}`' for family in facts.denoisers)} that ODEED integrates with.\n"
-        "Trained in minutes on two CPU cores: a first bundle, good enough to run the whole chain on real scenes. It is "
-        "no measure of what the two papers' methods can do."
+        "Floods are told by a small model of a tile's spectrum, fitted on mapped floods of the events that are not "
+        "held out: the one part that saw labels.\n"
+        "Trained in minutes on two CPU cores: good enough to run the whole chain on real scenes, and no measure of "
+        "what the two papers' methods can do."
     )
 
 
@@ -184,9 +186,11 @@ def _limits(facts: CardFacts) -> str:
             "aerial calibration pairs are simulated, and real second flights differ more."
         )
     if "sentinel-2" in facts.denoisers:
+        augmentation = facts.denoisers["sentinel-2"]["preset"]["augmentation"]
         lines.append(
-            "- The reflectance of the training images is an assumption (above); training varied the gain by 8 % and "
-            "each band by 3 %."
+            "- The reflectance of the training images is an assumption (above); training varied the gain by "
+            f"{augmentation['gain']:.0%}, each band by {augmentation['band_gain']:.0%} more, and the offset by "
+            f"{augmentation['offset']:.3f}. `vigie evaluate flood` says what other light does to the flood decision."
         )
     return "\n".join(lines)
 
