@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from engine.unet import UnetConfig
 from tests.rasters import write_plain
 from tests.small_models import encoder, parts, small_bundle
+from tests.unit.test_evaluate_spacenet8 import GERMANY, LOUISIANA, area
 from training import presets
 from training.cli.evaluate import evaluate
 from training.cli.train import train
@@ -197,3 +198,33 @@ def test_anomaly_says_what_makes_a_run(
     result = CliRunner().invoke(evaluate, words)
     assert result.exit_code == 1
     assert "vigie train denoiser --preset aerial --hold-out-classes" in " ".join(result.stderr.split())
+
+
+def test_spacenet8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_aerial(monkeypatch)
+    area(tmp_path / "data", GERMANY, 8, 100)
+    area(tmp_path / "data", LOUISIANA, 2, 150)
+    (tmp_path / "preset.toml").write_text('layout = "spacenet8"\nheld_out_share = 0.5\nsides_px = []\n')
+    run, out = tmp_path / "run", tmp_path / "out" / "spacenet8.json"
+    trained = CliRunner().invoke(
+        train,
+        f"denoiser --preset aerial --preset-file {tmp_path}/preset.toml --data {tmp_path}/data/{GERMANY} --out {run} "
+        "--steps 2 --threads 1 --no-pictures",
+        catch_exceptions=False,
+    )
+    assert trained.exit_code == 0, trained.output
+    ran(
+        *("spacenet8", "--data", tmp_path / "data", "--run", run, "--json", out, "--trained-on", GERMANY),
+        *("--draws", 20, "--threads", 1, "--runner", "torch"),
+    )
+    found: dict[str, Any] = json.loads(out.read_text())
+    rows = {(row["experiment"], row["scorer"]): row for row in found["experiments"]}
+    names = {"energy", "mean-colour", "sharpness", "png-size", "diffusion-loss", "one-step", "odeed"}
+    assert {scorer for _, scorer in rows} == names
+    kept = found["data"]["held_out_places"]
+    assert rows["geographic shift", "odeed"]["n_pos"] == 8
+    assert rows["flooded/non-flooded", "odeed"]["n_neg"] == kept
+    assert rows["pre/post", "odeed"]["nfe"] == 4
+    # A dark quarter has more energy than anything near grey.
+    assert rows["flooded/non-flooded", "energy"]["auroc"] == 1.0
+    assert found["settings"]["held_out_share"] == 0.5

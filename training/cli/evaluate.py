@@ -9,6 +9,7 @@ from training.cli.evaluate_calibration import calibration
 from training.cli.evaluate_cascade import cascade
 from training.cli.evaluate_flood import flood
 from training.cli.evaluate_ood import ood
+from training.cli.evaluate_spacenet8 import spacenet8
 from training.cli.evaluate_sweep import sweep
 
 evaluate = typer.Typer(help="Judge what the daemon's networks and decisions are worth.", no_args_is_help=True)
@@ -18,4 +19,5 @@ evaluate.command()(anomaly)
 evaluate.command()(calibration)
 evaluate.command()(cascade)
 evaluate.command()(flood)
+evaluate.command()(spacenet8)
 evaluate.command()(sweep)
