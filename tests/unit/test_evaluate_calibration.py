@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from math import comb
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from engine.flood import FloodModel
 from engine.look import Look
 from engine.reference import log_score
 from engine.spectrum import feature_names
+from training.data.triples import TripleFolder, TripleImage
 from training.errors import TrainingDataInvalid
 from training.evaluate.calibration_check import (
     exceedances,
@@ -32,7 +36,8 @@ from training.evaluate.calibration_family import (
     support_table,
 )
 from training.evaluate.decisions import calibration_arrays, decide, refitted
-from training.evaluate.scenes import Scenes
+from training.evaluate.record import Record, RecordTable
+from training.evaluate.scenes import Scenes, images_of_each_event
 from training.flood.fit import FloodFit
 
 FEATURES = len(feature_names(("swir16", "nir", "red")))
@@ -251,3 +256,50 @@ def test_a_family_without_floods_has_one_track(scenes: Scenes) -> None:
     assert {row["recall"] for row in pooled.rows} == {None}
     assert {row["normal_tiles"] for row in pooled.rows} == {"before", "dry after"}
     assert {row["event"] for row in each.rows} == {"a", "b", "c"}
+
+
+def triples(*events: str) -> TripleFolder:
+    nowhere = Path("nowhere")
+    images = tuple(
+        TripleImage(id=f"{i}", event=event, before=nowhere, after=nowhere, mask=nowhere)
+        for i, event in enumerate(events)
+    )
+    return TripleFolder(root=nowhere, images=images, notes=())
+
+
+def test_images_are_taken_from_the_events_in_turn() -> None:
+    folder = triples(*"aaaaaabbbc")
+    # The turns are a b c, a b, a b, a, a, a.
+    for count, want in ((3, "abc"), (4, "aabc"), (7, "aaabbbc"), (99, "aaaaaabbbc")):
+        chosen = images_of_each_event(folder, count, np.random.default_rng(0)).images
+        assert "".join(image.event for image in chosen) == want
+        assert [image.id for image in chosen] == sorted(image.id for image in chosen)
+
+
+def test_a_record_tells_undefined_values_as_null_and_dashes(tmp_path: Path) -> None:
+    table = RecordTable(
+        name="rows", title="Rows", text="All.", rows=[{"a_b": math.nan, "c": None}, {"a_b": 0.25, "c": True}]
+    )
+    empty = RecordTable(name="none", title="None", text="Nothing.", rows=[])
+    record = Record(
+        title="A record",
+        command="vigie evaluate nothing",
+        data={"digest": "d"},
+        models={},
+        machine={"cores": 2},
+        date="2026-01-01T00:00:00+00:00",
+        settings={"seed": 0, "levels": (1, 2)},
+        notes=["A note."],
+        tables=[table, empty],
+    )
+    written = record.write(tmp_path / "deep" / "out.json", {"curve": b"png"})
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["out-curve.png", "out.json", "out.md"]
+    assert written[-1].name == "out.json", "who waits for the JSON file finds the rest"
+    found = json.loads(written[-1].read_text())
+    assert found["rows"] == [{"a_b": None, "c": None}, {"a_b": 0.25, "c": True}]
+    assert found["none"] == []
+    assert found["settings"] == {"seed": 0, "levels": [1, 2]}
+    text = (tmp_path / "deep" / "out.md").read_text()
+    assert "| a b | c |\n|---|---|\n| – | – |\n| 0.25 | yes |" in text
+    assert "There is no row." in text
+    assert "![out-curve.png](out-curve.png)" in text

@@ -177,7 +177,7 @@ def judge_places(
         show("places", number + 1, len(places))
     if not facts["place"]:
         raise TrainingDataInvalid(
-            f"{len(places)} places show no complete tile of {tile_px} px at half resolution; train a run on smaller ones"
+            f"{len(places)} places show no complete tile of {tile_px} px at half resolution; train on smaller ones"
         )
     joined = {name: np.concatenate(values) for name, values in facts.items()}
     total = len(joined["place"])
