@@ -31,8 +31,8 @@ KNEE = 0.01
 class SweepGrid:
     """What is tried; ratios are σ_max / σ_data."""
 
-    euler_steps: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 12)
-    heun_steps: tuple[int, ...] = (2, 3, 4, 6)
+    euler_steps: tuple[int, ...] = (2, 3, 4, 5, 8)
+    heun_steps: tuple[int, ...] = (2, 3, 4)
     ratios: tuple[float, ...] = (2.0, 10.0, 40.0, 160.0)
 
     def settings(self) -> list[tuple[SolverName, int, float]]:
