@@ -44,6 +44,26 @@ def test_a_small_cascade_exactly() -> None:
     assert (found.tiles, found.positives) == (8, 3)
 
 
+def test_tiles_between_positive_and_normal_cost_and_are_no_false_ones() -> None:
+    positive = np.asarray([True, False, False, False])
+    normal = np.asarray([False, False, True, True])
+    passes = flagged = np.asarray([True, True, False, True])
+    found = cascade(passes, flagged, positive, COSTS, normal)
+    assert (found.passed, found.passed_normal, found.false) == (0.75, 0.5, 0.5)
+    both = left_out(
+        np.asarray([1.0, 1, 0, 1]),
+        flagged.astype(float),
+        positive,
+        ["a"] * 4,
+        threshold=0.5,
+        costs=COSTS,
+        normal=normal,
+    )
+    assert both.pooled.false_full == 0.5
+    share, kept = curve(np.asarray([1.0, 1, 0, 1]), flagged, positive, normal)
+    assert (share.tolist(), kept.tolist()) == ([0.5, 1.0], [1.0, 1.0])
+
+
 def test_what_cannot_be_said_is_none() -> None:
     none = np.zeros(3, bool)
     found = cascade(~none, none, none, COSTS)

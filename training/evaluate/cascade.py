@@ -58,13 +58,13 @@ class Cascade:
     kept: float | None
     """The latter over the former."""
     false_full: float | None
-    """Other tiles that the full decision flags."""
+    """Normal tiles that the full decision flags."""
     false: float | None
-    """Other tiles that both let through."""
+    """Normal tiles that both let through."""
     cost: float | None
     """Relative to the full decision, on these tiles."""
     cost_normal: float | None
-    """The same where no tile is positive."""
+    """The same where all tiles are normal."""
     tiles: int
     positives: int
 
@@ -95,22 +95,27 @@ def limit_of(cheap: FloatArray, found: BoolArray, keep: float = KEEP) -> float:
     return float(scores[len(scores) - needed])
 
 
-def cascade(passes: BoolArray, flagged: BoolArray, positive: BoolArray, costs: Costs) -> Cascade:
-    """What becomes of tiles that the cheap score passes and the full decision would flag.  (n,) each"""
-    other = ~positive
+def cascade(
+    passes: BoolArray, flagged: BoolArray, positive: BoolArray, costs: Costs, normal: BoolArray | None = None
+) -> Cascade:
+    """What becomes of tiles that the cheap score passes and the full decision would flag.  (n,) each
+
+    ``normal``: tiles on which nothing happened; None: all that are not positive.
+    """
+    quiet = ~positive if normal is None else normal
     hits = flagged & positive
     passed = _share(passes)
-    normal = _share(passes[other])
+    passed_normal = _share(passes[quiet])
     return Cascade(
         passed=passed,
-        passed_normal=normal,
+        passed_normal=passed_normal,
         full_recall=_share(flagged[positive]),
         recall=_share((flagged & passes)[positive]),
         kept=_share(passes[hits]),
-        false_full=_share(flagged[other]),
-        false=_share((flagged & passes)[other]),
+        false_full=_share(flagged[quiet]),
+        false=_share((flagged & passes)[quiet]),
         cost=None if passed is None else costs.relative(passed),
-        cost_normal=None if normal is None else costs.relative(normal),
+        cost_normal=None if passed_normal is None else costs.relative(passed_normal),
         tiles=len(passes),
         positives=int(positive.sum()),
     )
@@ -125,6 +130,7 @@ def left_out(
     threshold: float | FloatArray,
     costs: Costs,
     keep: float = KEEP,
+    normal: BoolArray | None = None,
 ) -> LeftOut:
     """Choose the limit on all events but one, and apply it there; for each event in turn.
 
@@ -136,6 +142,7 @@ def left_out(
         threshold: the full decision's working threshold, of all tiles or of each (n,); a tile above it is flagged.
         costs: of a tile.
         keep: share of the full decision's recall to keep on the events chosen by.
+        normal: tiles on which nothing happened (n,); None: all that are not positive.
 
     Raises:
         InputMismatch: arrays of other lengths, or a cheap score that is not finite.
@@ -149,6 +156,7 @@ def left_out(
         raise InputMismatch("a cheap score is not finite; leave such tiles out")
     names = np.asarray(events, dtype=np.str_)
     flagged = np.asarray(full > threshold)
+    quiet = ~positive if normal is None else normal
     passes = np.zeros(len(cheap), dtype=np.bool_)
     limits: dict[str, float] = {}
     parts: dict[str, Cascade] = {}
@@ -156,23 +164,25 @@ def left_out(
         own = names == name
         limits[name] = limit_of(cheap[~own], (flagged & positive)[~own], keep)
         passes[own] = cheap[own] >= limits[name]
-        parts[name] = cascade(passes[own], flagged[own], positive[own], costs)
-    return LeftOut(pooled=cascade(passes, flagged, positive, costs), by_event=parts, limits=limits)
+        parts[name] = cascade(passes[own], flagged[own], positive[own], costs, quiet[own])
+    return LeftOut(pooled=cascade(passes, flagged, positive, costs, quiet), by_event=parts, limits=limits)
 
 
-def curve(cheap: FloatArray, flagged: BoolArray, positive: BoolArray) -> tuple[Float64Array, Float64Array]:
-    """Share of the tiles that are no positives that goes on, and kept share of the hits, at every limit; rising.
+def curve(
+    cheap: FloatArray, flagged: BoolArray, positive: BoolArray, normal: BoolArray | None = None
+) -> tuple[Float64Array, Float64Array]:
+    """Share of the normal tiles that goes on, and kept share of the hits, at every limit; rising.
 
-    It describes these tiles, and chooses nothing.
+    It describes these tiles, and chooses nothing. ``normal`` as in :func:`left_out`.
 
     Raises:
-        InputMismatch: there is no hit, or no tile that is not positive.
+        InputMismatch: there is no hit, or no normal tile.
     """
-    hits, normal = cheap[flagged & positive], cheap[~positive]
-    if not len(hits) or not len(normal):
-        raise InputMismatch(f"{len(hits)} positives are found and {len(normal)} tiles are none; both are needed")
+    hits, quiet = cheap[flagged & positive], cheap[~positive if normal is None else normal]
+    if not len(hits) or not len(quiet):
+        raise InputMismatch(f"{len(hits)} positives are found and {len(quiet)} tiles are normal; both are needed")
     limits = np.unique(cheap)[::-1]
-    passed = 1 - np.searchsorted(np.sort(normal), limits, side="left") / len(normal)
+    passed = 1 - np.searchsorted(np.sort(quiet), limits, side="left") / len(quiet)
     kept = 1 - np.searchsorted(np.sort(hits), limits, side="left") / len(hits)
     return passed, kept
 

@@ -83,7 +83,16 @@ def cascades_of(scenes: Scenes, decision: Decision, costs: Costs, keep: float) -
     """The cascade of every cheap score, its limit chosen without the event that it is applied to."""
     events = [scenes.groups[i] for i in scenes.group]
     return {
-        name: left_out(scores, decision.margin, scenes.flooded, events, threshold=0.0, costs=costs, keep=keep)
+        name: left_out(
+            scores,
+            decision.margin,
+            scenes.flooded,
+            events,
+            threshold=0.0,
+            costs=costs,
+            keep=keep,
+            normal=scenes.dry,
+        )
         for name, scores in decision.cheap.items()
     }
 
@@ -102,7 +111,7 @@ def cascade_tables(cascades: Mapping[str, LeftOut]) -> tuple[RecordTable, Record
             title="Cascades, all events together",
             text="The limit of the cheap score was chosen on all other events, to keep the asked share of the tiles "
             "that the full decision finds there. *Kept* is that share here. Cost is relative to the full decision on "
-            "every tile; *normal* is where no tile is flooded.",
+            "every tile; *normal* is of dry tiles alone, as nearly all are in service; so is *false*.",
             rows=pooled,
         ),
         RecordTable(
@@ -120,12 +129,12 @@ def cascade_png(scenes: Scenes, decision: Decision, cascades: Mapping[str, LeftO
     None where the full decision finds nothing, or there is no normal tile.
     """
     flagged, wet = decision.margin > 0, scenes.flooded
-    if not (flagged & wet).any() or wet.all():
+    if not (flagged & wet).any() or not scenes.dry.any():
         return None
     figure = figure_of(7.0, 5.0)
     axis = figure.subplots()
     for name, scores in decision.cheap.items():
-        passed, kept = curve(scores, flagged, wet)
+        passed, kept = curve(scores, flagged, wet, scenes.dry)
         (line,) = axis.plot(passed, kept, label=name, linewidth=1.6, drawstyle="steps-post")
         found = cascades[name].pooled
         if found.passed_normal is not None and found.kept is not None:
