@@ -20,7 +20,7 @@ from engine.errors import BandMissing
 from engine.grid import Cell
 from engine.judge import DetectSettings
 from engine.look import Look
-from engine.raster import ReadLimits, describe, plan_of_file, read_tiles
+from engine.read_plan import ReadLimits, plan_of_file
 from engine.reference import EarlierLook, Reference
 from engine.scoring import SceneScorer
 from engine.sensors import sensor_of_file
@@ -74,6 +74,9 @@ def read_ground(files: Sequence[Path], bands: Sequence[str], tile_px: int, show:
         TrainingDataInvalid: there is no complete tile, or a file lacks a band.
         RasterCorrupt, RasterRefused, SensorUnknown: a file cannot be read.
     """
+    # rasterio stays out of machines that only train.
+    from engine.raster import describe, read_tiles
+
     tiles: dict[str, tuple[Tile, Float32Array]] = {}
     gsd_m = 0.0
     for i, path in enumerate(files):
