@@ -7,6 +7,7 @@ import typer
 from training.cli.evaluate_anomaly import anomaly
 from training.cli.evaluate_calibration import calibration
 from training.cli.evaluate_cascade import cascade
+from training.cli.evaluate_denoising import denoising
 from training.cli.evaluate_flood import flood
 from training.cli.evaluate_ood import ood
 from training.cli.evaluate_spacenet8 import spacenet8
@@ -18,6 +19,7 @@ evaluate.command()(ood)
 evaluate.command()(anomaly)
 evaluate.command()(calibration)
 evaluate.command()(cascade)
+evaluate.command()(denoising)
 evaluate.command()(flood)
 evaluate.command()(spacenet8)
 evaluate.command()(sweep)
