@@ -137,6 +137,9 @@ DENOISERS: Mapping[str, DenoiserPreset] = {
         unet=UnetConfig(in_chans=3, cond_chans=4, width=16, mults=(1, 2, 4, 6), blocks=1, attention=True),
         # No pair ties the 8-bit images to reflectance; light that varies this much covers the doubt.
         augmentation=Augmentation(gain=0.15, offset=0.015),
+        # Chosen by `vigie evaluate sweep` (deploy/docs/evaluation/sweep.md).
+        odeed_steps=8,
+        odeed_ratio=160.0,
         held_out_events=HELD_OUT_EVENTS,
     ),
     "aerial": DenoiserPreset(

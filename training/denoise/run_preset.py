@@ -7,6 +7,10 @@ from training.presets import DenoiserPreset, denoiser_preset
 from training.running.runfolder import RunFolder
 
 
+CHOSEN_LATER = ("odeed_steps", "odeed_ratio")
+"""Fields that say nothing of the training: they are chosen by judging what it gave, so today's count."""
+
+
 def preset_of(run: RunFolder) -> DenoiserPreset:
     """The preset as the run had it, with its held-out events and whatever a preset file replaced.
 
@@ -17,5 +21,6 @@ def preset_of(run: RunFolder) -> DenoiserPreset:
     """
     config = run.config["preset"]
     return overridden(
-        denoiser_preset(config["name"]), {key: value for key, value in config.items() if value is not None}
+        denoiser_preset(config["name"]),
+        {key: value for key, value in config.items() if value is not None and key not in CHOSEN_LATER},
     )
