@@ -6,7 +6,6 @@ from training.denoise.overrides import overridden
 from training.presets import DenoiserPreset, denoiser_preset
 from training.running.runfolder import RunFolder
 
-
 CHOSEN_LATER = ("odeed_steps", "odeed_ratio")
 """Fields that say nothing of the training: they are chosen by judging what it gave, so today's count."""
 
