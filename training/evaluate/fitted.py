@@ -15,7 +15,7 @@ from engine.tiles import Float32Array
 from training.data.heldout import flood_tiles
 from training.data.ombria import OmbriaFolder
 from training.denoise.normal_tiles import open_tiles
-from training.flood.fit import FloodFit, examples_of, fit_flood_model
+from training.flood.fit import FloodExamples, FloodFit, examples_of, fit_flood_model
 from training.presets import DenoiserPreset
 
 Arrays = dict[str, Float32Array]
@@ -37,12 +37,16 @@ def normal_of(preset: DenoiserPreset, data: Path, nets: Networks, count: int, rn
     return normal_arrays(nets.denoiser, nets.encoder, x, valid, nets.odeed.schedule())
 
 
-def flood_arrays(
-    preset: DenoiserPreset, data: Path, held_out: Sequence[str], how: FloodFit, rng: np.random.Generator
-) -> Arrays:
-    """The flood model, fitted on all events but those held out."""
+def flood_examples(
+    preset: DenoiserPreset, data: Path, how: FloodFit, rng: np.random.Generator, *, but: Sequence[str] = ()
+) -> FloodExamples:
+    """The features of every tile of the folder, or of all events but some, in varied light."""
     folder = OmbriaFolder.open(data)
-    others = [event for event in folder.events if event not in held_out]
-    tiles = flood_tiles(folder.of_events(others), preset.gains, preset.tile_px)
-    model = fit_flood_model(examples_of(tiles, preset.bands, how, rng), how)
+    images = folder.of_events([event for event in folder.events if event not in but])
+    return examples_of(flood_tiles(images, preset.gains, preset.tile_px), preset.bands, how, rng)
+
+
+def flood_arrays(examples: FloodExamples, held_out: Sequence[str], how: FloodFit) -> Arrays:
+    """The flood model, fitted on all events but those held out."""
+    model = fit_flood_model(examples.of_events(held_out, but=True), how)
     return {"flood_now": model.now, "flood_gain": model.gain}

@@ -13,11 +13,11 @@ from training.data.triples import TripleFolder
 from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid
 from training.evaluate.detectors import Detector
-from training.evaluate.fitted import Networks, flood_arrays, normal_of
+from training.evaluate.fitted import Networks, flood_arrays, flood_examples, normal_of
 from training.evaluate.memo import MemoRunner, Savings
 from training.evaluate.ood import Outcome
 from training.evaluate.protocol import Ground, Scores
-from training.flood.fit import FloodFit
+from training.flood.fit import FloodExamples, FloodFit
 from training.running.runfolder import RunFolder
 from training.running.serving import open_denoiser, settings_of
 
@@ -44,6 +44,7 @@ class Folds:
                 self._by_event[event] = run
         self._stack = ExitStack()
         self._detectors: dict[Path, Detector] = {}
+        self._examples: FloodExamples | None = None
 
     def check(self, events: Sequence[str]) -> None:
         """Raise :class:`~training.errors.RunInvalid` unless every event is held out by one of the runs."""
@@ -58,8 +59,10 @@ class Folds:
         preset = preset_of(run)
         if run.path not in self._detectors:
             self._detectors[run.path] = self._open(run)
-        rng = np.random.default_rng((self._seed, 0xF1D))
-        fitted = flood_arrays(preset, self._data, [block], FloodFit(), rng)
+        how = FloodFit()
+        if self._examples is None:
+            self._examples = flood_examples(preset, self._data, how, np.random.default_rng((self._seed, 0xF1D)))
+        fitted = flood_arrays(self._examples, [block], how)
         detector = self._detectors[run.path]
         return replace(detector, arrays={**detector.arrays, **fitted})
 

@@ -14,6 +14,14 @@ from engine.tiles import Float32Array, Tile, TileBatch
 from training.data.heldout import FloodTiles
 from training.flood.logistic import fit_logistic
 
+Light = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
+"""Gain and offset in reflectance, of each tile or of all."""
+
+_AS_IT_IS: Light = (np.ones(1), np.zeros(1))
+
+PART = 256
+"""Tiles that are relit at once."""
+
 FLOODED = 0.25
 """Share of a tile that is mapped as flooded, from which it counts as flooded. A dry one has 0."""
 
@@ -59,24 +67,30 @@ def examples_of(
     tiles: FloodTiles, bands: Sequence[str], how: FloodFit | None = None, rng: np.random.Generator | None = None
 ) -> FloodExamples:
     """Features of tiles as they are, and with ``how`` also in as many other lights as it says."""
-    lights = [(tiles.before, tiles.after)]
+    n = len(tiles)
+    lights: list[tuple[Light, Light]] = [(_AS_IT_IS, _AS_IT_IS)]
     if how is not None and rng is not None:
         for _ in range(how.draws):
-            n = len(tiles)
-            gain = rng.uniform(-how.gain, how.gain, (n, 1, 1, 1))
-            offset = rng.uniform(-how.offset, how.offset, (n, 1, 1, 1))
-            between = rng.uniform(-how.between, how.between, (n, 1, 1, 1)) / 2
-            lights.append(
-                (
-                    relit(tiles.before, np.exp(gain - between), offset),
-                    relit(tiles.after, np.exp(gain + between), offset),
-                )
-            )
+            gain = rng.uniform(-how.gain, how.gain, n)
+            offset = rng.uniform(-how.offset, how.offset, n)
+            between = rng.uniform(-how.between, how.between, n) / 2
+            lights.append(((np.exp(gain - between), offset), (np.exp(gain + between), offset)))
     return FloodExamples(
-        before=np.concatenate([features_of(before, bands) for before, _ in lights]),
-        after=np.concatenate([features_of(after, bands) for _, after in lights]),
+        before=np.concatenate([_in_light(tiles.before, light, bands) for light, _ in lights]),
+        after=np.concatenate([_in_light(tiles.after, light, bands) for _, light in lights]),
         flooded=np.tile(tiles.flooded, len(lights)),
         events=np.tile(np.asarray(tiles.events), len(lights)),
+    )
+
+
+def _in_light(tiles: Float32Array, light: Light, bands: Sequence[str]) -> Float32Array:
+    """Features of tiles in another light, part by part: all at once would take gigabytes.  (n, K)"""
+    gain, offset = (np.broadcast_to(part, len(tiles)).reshape(-1, 1, 1, 1) for part in light)
+    return np.concatenate(
+        [
+            features_of(relit(tiles[at : at + PART], gain[at : at + PART], offset[at : at + PART]), bands)
+            for at in range(0, len(tiles), PART)
+        ]
     )
 
 

@@ -24,7 +24,7 @@ from training.data.heldout import FloodTiles, class_tiles
 from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid
 from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
-from training.evaluate.fitted import Networks, flood_arrays, normal_of
+from training.evaluate.fitted import Networks, flood_arrays, flood_examples, normal_of
 from training.flood.fit import FloodFit
 from training.presets import DenoiserPreset
 from training.running.runfolder import RunFolder
@@ -154,7 +154,9 @@ def _measure(preset: DenoiserPreset, data: Path, nets: Networks, sizes: ExportSi
     if preset.layout == "ombria":
         floods = held_out_floods(preset, data)
         arrays |= calibrate_ombria(preset, floods, nets, tiles=sizes.tiles, pairs=sizes.pairs, rng=rng)
-        arrays |= flood_arrays(preset, data, preset.held_out_events, FloodFit(), rng)
+        how = FloodFit()
+        seen = flood_examples(preset, data, how, rng, but=preset.held_out_events)
+        arrays |= flood_arrays(seen, preset.held_out_events, how)
         figures = (_places(floods, nets.encoder, sizes, rng),)
         some = np.sort(rng.permutation(len(floods))[:GOLDEN_TILES])
         golden = floods.before[some]
