@@ -92,6 +92,7 @@ def detect(
     ]
     change = anomaly.change
     verdict, owner = _verdict(look, judged)
+    strange = [judgement for judgement in judged if judgement.kind == "anomaly"]
     statistic, threshold, flagged = verdict.statistic, verdict.threshold, verdict.flagged
     rows_of = {cell_id: i for i, cell_id in enumerate(look.cell_ids)}
     groups = _groups([look.cell_ids[i] for i in np.flatnonzero(flagged)], neighbours)
@@ -103,7 +104,9 @@ def detect(
         # How far above its own threshold: the one scale on which tiles of different bases can be compared.
         peak = max(wet or rows, key=lambda i: (float(statistic[i] - threshold[i]), look.cell_ids[i]))
         judgement = owner[peak]
-        evidence = evidence_of(rows, peak, judgement, look, reference, change, flood, cells)
+        # Whichever question flagged the tile, the other one's numbers belong to the evidence too.
+        parts = next(each for each in strange if peak in each.rows)
+        evidence = evidence_of(rows, peak, judgement, parts, look, reference, change, flood, cells)
         new_water = bool(np.any(np.nan_to_num(change.water[rows], nan=0.0) >= settings.flood_water_share))
         detections.append(
             Detection(

@@ -20,6 +20,7 @@ def evidence_of(
     rows: Sequence[int],
     peak: int,
     judgement: Judgement,
+    strange: Judgement,
     look: Look,
     reference: Reference,
     change: Change,
@@ -31,14 +32,15 @@ def evidence_of(
     Args:
         rows: the flagged rows of the look.
         peak: the strangest of them.
-        judgement: the judgement of ``peak``.
+        judgement: the judgement that flagged ``peak``.
+        strange: the judgement of ``peak`` as an anomaly, the same one or not: it has the learned changes.
         look: the new look.
         reference: its reference, over the same cells.
         change: the differences from the reference.
         flood: the flood question, where the sensor family has one.
         cells: the cells of the look's rows.
     """
-    at = int(np.flatnonzero(judgement.rows == peak)[0])
+    at = int(np.flatnonzero(strange.rows == peak)[0])
     return {
         "basis": judgement.basis,
         "looks": int(reference.looks_per_cell[peak]),
@@ -47,10 +49,10 @@ def evidence_of(
         "odeed": {
             "score": _number(look.odeed[peak]),
             "log_change": _number(change.odeed[peak]),
-            "z": _number(judgement.z.odeed[at]) if judgement.z else None,
+            "z": _number(strange.z.odeed[at]) if strange.z else None,
         },
         "flood": _flood(peak, flood),
-        "xstars": _xstars(peak, at, judgement, look, reference),
+        "xstars": _xstars(peak, at, strange, look, reference),
         "water": _water(look.water[rows], change.water[rows], np.asarray([cells[i].area_m2 for i in rows])),
     }
 
@@ -64,14 +66,14 @@ def _flood(peak: int, flood: FloodTrack | None) -> dict[str, Any] | None:
     }
 
 
-def _xstars(peak: int, at: int, judgement: Judgement, look: Look, reference: Reference) -> dict[str, Any] | None:
+def _xstars(peak: int, at: int, strange: Judgement, look: Look, reference: Reference) -> dict[str, Any] | None:
     distance, which = nearest_look(look.cls[peak], reference.cls[peak])
-    if which < 0 or judgement.z is None:
+    if which < 0 or strange.z is None:
         return None
     nearest = reference.looks[which]
     return {
         "distance": _number(distance),
-        "z": _number(judgement.z.xstars[at]),
+        "z": _number(strange.z.xstars[at]),
         "nearest_scene": nearest.scene_id,
         "nearest_sensing_time": nearest.sensing_time.isoformat().replace("+00:00", "Z"),
     }

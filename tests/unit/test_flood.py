@@ -154,6 +154,9 @@ def test_a_known_place_raises_its_flood_and_not_its_lake(looks: int) -> None:
     assert found.cell_ids == tuple(sorted(FLOODED))
     assert found.evidence["flood"]["log_odds"] > 2
     assert (found.budget is None) == (looks == 2)
+    # What flagged it was its colour; the learned changes are told all the same.
+    assert np.isfinite(found.evidence["odeed"]["z"])
+    assert found.evidence["xstars"]["nearest_scene"].startswith("scene-")
     assert judge(look(2), looks).detections == ()
 
 
