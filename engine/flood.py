@@ -60,7 +60,9 @@ class FloodModel:
     def of_change(self, spectrum: Float32Array, earlier: Float32Array) -> Float32Array:
         """Log odds from a look and the place's usual spectrum; NaN where either is unknown.  (..., K) -> (...)"""
         now, gain = self.of_look(spectrum), _log_odds(self.gain, spectrum - earlier)
-        joined = -np.logaddexp(-SHARPNESS * now, -SHARPNESS * gain) / SHARPNESS
+        # A cell without an earlier look is NaN and stays it; numpy would warn of each.
+        with np.errstate(invalid="ignore"):
+            joined = -np.logaddexp(-SHARPNESS * now, -SHARPNESS * gain) / SHARPNESS
         return np.asarray(joined, dtype=np.float32)
 
 

@@ -86,6 +86,14 @@ def test_a_flood_looks_like_one_and_is_new() -> None:
     assert flood == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_cell_without_an_earlier_look_has_no_log_odds_of_change() -> None:
+    unknown = np.full((2, 5), np.nan, dtype=np.float32)
+    unknown[1] = DRY
+    odds = MODEL.of_change(np.stack([WET, WET]), unknown)
+    assert np.isnan(odds[0])
+    assert odds[1] > 2
+
+
 def test_weights_that_do_not_fit_are_refused() -> None:
     arrays = {"flood_now": MODEL.now, "flood_gain": MODEL.gain}
     assert FloodModel.from_arrays(arrays, 5) is not None
