@@ -28,7 +28,20 @@ from tests.small_models import BANDS, TILE_PX, parts, small_bundle
 from tests.stac_builder import item, square
 from tests.stores import NOON, claimed, make_alert, make_scene, ready, seen, watch
 
-COMMANDS = {"demo", "run", "once", "score", "check-config", "migrate", "replay", "status", "train", "export"}
+COMMANDS = {
+    "demo",
+    "run",
+    "once",
+    "score",
+    "check-config",
+    "migrate",
+    "replay",
+    "status",
+    "train",
+    "card",
+    "evaluate",
+    "export",
+}
 GSD_M = 0.625
 
 
