@@ -89,7 +89,7 @@ class Record:
             path: (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode(),
         }
         for target, content in files.items():
-            _write_whole(target, content)
+            write_whole(target, content)
         return list(files)
 
 
@@ -98,7 +98,8 @@ def rounded(value: float | None, digits: int = 5) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), digits)
 
 
-def _write_whole(target: Path, content: bytes) -> None:
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a kill, finds the old one or the new one, whole."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from training.evaluate.comparison import STRATA, Difference, Knowledge
 from training.evaluate.figures import is_shipped
 from training.evaluate.protocol import FLOODED_FROM, PROTOCOLS, Protocol
+from training.evaluate.record import write_whole
 from training.evaluate.table import EventRow, Row
 
 HEADINGS = {
@@ -168,17 +168,8 @@ def write_report(path: Path, report: Report, figures: Mapping[str, bytes]) -> li
         path: text.encode(),
     }
     for target, content in files.items():
-        _write_whole(target, content)
+        write_whole(target, content)
     return list(files)
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from training.errors import TrainingDataInvalid
+from training.evaluate.record import write_whole
 
 BEGIN, END = "<!-- judged: begin -->", "<!-- judged: end -->"
 
@@ -48,9 +48,7 @@ def write_section(card: Path, section: str) -> None:
         text = text.replace("\n## Limits\n", f"\n{block}\n\n## Limits\n", 1)
     else:
         text = f"{text.rstrip()}\n\n{block}\n"
-    partial = card.with_name(f".{card.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(card)
+    write_whole(card, text.encode())
 
 
 def read_report(path: Path) -> dict[str, Any]:
