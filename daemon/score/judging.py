@@ -15,10 +15,13 @@ from engine.detect import Detection, Verdict, detect
 from engine.judge import DetectSettings
 from engine.look import Look
 from engine.reference import EarlierLook, Reference, reference_id
+from engine.similar import most_similar
 from engine.tiles import Float32Array
 
 CANDIDATES = 10
 """Earlier looks fetched for each one wanted: in a large area most show other ground."""
+SIMILAR_TILES = 5
+"""Earlier tiles that the evidence of a detection lists."""
 MIN_COMMON_SHARE = 0.1
 """Share of a scene's ground in the area that an earlier look must show to be of use."""
 
@@ -38,6 +41,10 @@ class ReferenceStore(Protocol):
 
     def looks_by_id(self, area: str, family: str, model_hash: str, scene_ids: Sequence[str]) -> tuple[LookRow, ...]:
         """Looks of the named scenes."""
+        ...
+
+    def identities_of(self, scene_ids: Sequence[str]) -> Mapping[str, str]:
+        """What the named scene versions show."""
         ...
 
     def pin_reference(
@@ -66,7 +73,7 @@ class AreaVerdict:
     verdict: Verdict
     reference_id: str
     detections: tuple[Detection, ...]
-    """The verdict's, with the distance to other sensors' looks added to their evidence."""
+    """The verdict's, with similar tiles and the distance to other sensors' looks added to their evidence."""
 
     @property
     def flagged(self) -> bool:
@@ -136,14 +143,42 @@ def judge(
         replace(settings, alerts_per_month=area.alerts_per_month, min_tiles=area.min_tiles),
     )
     others = _other_sensors(store, scene, area, pinned, model) if verdict.detections else {}
+    similar = _similar_tiles(store, verdict.detections, look.rounded(), looks) if verdict.detections else []
     return AreaVerdict(
         area=area,
         role=role,
         look=look,
         verdict=verdict,
         reference_id=pinned.reference_id,
-        detections=tuple(_with_other_sensors(found, look, others) for found in verdict.detections),
+        detections=tuple(
+            _with_other_sensors(replace(found, evidence={**found.evidence, "similar_tiles": tiles}), look, others)
+            for found, tiles in zip(verdict.detections, similar, strict=True)
+        ),
     )
+
+
+def _similar_tiles(
+    store: ReferenceStore, detections: Sequence[Detection], look: Look, looks: Sequence[EarlierLook]
+) -> list[list[dict[str, Any]]]:
+    """For each detection, the tiles of the pinned looks that are most like its strangest tile, anywhere in the area.
+
+    Of the pinned looks alone, for a later retry may find more in the store and must say the same.
+    """
+    peaks = [look.row(found.evidence["peak_cell"]) for found in detections]
+    found = most_similar(look.cls[[row for row in peaks if row is not None]], looks, SIMILAR_TILES)
+    identities = store.identities_of(sorted({tile.scene_id for tiles in found for tile in tiles}))
+    return [
+        [
+            {
+                "cell": tile.cell_id,
+                "sensing_time": tile.sensing_time.isoformat().replace("+00:00", "Z"),
+                "scene": identities[tile.scene_id],
+                "cosine": tile.cosine,
+            }
+            for tile in tiles
+        ]
+        for tiles in found
+    ]
 
 
 def _other_sensors(

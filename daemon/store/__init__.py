@@ -16,7 +16,7 @@ full, read-only or not migrated.
     cursor(catalog, area) -> Cursor | None            close_window(catalog, areas, cursor) -> int made pending
     record_page(catalog, sightings) -> PageCounts     replay(*, scene_ids=(), item_ids=(), failed=False) -> int
     scene(scene_id) -> SceneRow | None                scenes(*, item_id=None, state=None) -> tuple[SceneRow, ...]
-    versions_of(identity) -> tuple[Scene, ...]
+    versions_of(identity) -> tuple[Scene, ...]        identities_of(scene_ids) -> {scene id: identity}
 
     claim(owner, lease_s) -> Claim | None             renew(claim, lease_s) -> Claim
     release(claim)                                    fail(claim, error, retry_in_s) -> SceneState

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -83,6 +83,12 @@ class Scenes:
         statement = select(SCENE).where(SCENE.c.identity == identity).order_by(SCENE.c.version_order)
         with self._database.read() as connection:
             return tuple(scene_of(row) for row in connection.execute(statement).mappings())
+
+    def identities_of(self, scene_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the identity behind each scene version of ``scene_ids`` that is known."""
+        statement = select(SCENE.c.scene_id, SCENE.c.identity).where(SCENE.c.scene_id.in_(scene_ids))
+        with self._database.read() as connection:
+            return {row.scene_id: row.identity for row in connection.execute(statement)}
 
     def _scene_rows(self, statement: Select[Any]) -> tuple[SceneRow, ...]:
         with self._database.read() as connection:

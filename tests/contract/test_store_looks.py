@@ -122,3 +122,15 @@ def test_one_reference_serves_many_scenes_and_never_changes(bench: StoreBench) -
         store.pin_reference(claim, *KEY, "reference 1", ["x", "y"])
     assert store.pinned_reference(claim.scene.scene_id, *KEY) is None
     assert store.pin_reference(claim, *KEY, "reference 1", ["x"]) == first
+
+
+def test_the_identities_behind_scene_versions(store: Store) -> None:
+    old = make_scene("a")
+    newer = replace(old, version="00000000000000b2")
+    look_at(store, old)
+    look_at(store, newer)
+    assert store.identities_of([old.scene_id, newer.scene_id, "unknown"]) == {
+        old.scene_id: "identity of a",
+        newer.scene_id: "identity of a",
+    }
+    assert store.identities_of([]) == {}

@@ -102,6 +102,25 @@ def test_the_bytes_of_an_alert_are_exactly_these() -> None:
     assert make().data == expected
 
 
+def test_an_alert_may_list_similar_tiles_and_those_of_before_still_validate() -> None:
+    check_feature(json.loads(Path(__file__).with_name("alert.v1.golden.json").read_bytes()))
+    tile = {"cell": "32630-0-64-990-7600", "sensing_time": "2025-12-03T10:56:21Z", "scene": "S2A|x", "cosine": 0.987654}
+    with_tiles = replace(DETECTION, evidence={**DETECTION.evidence, "similar_tiles": [tile] * 5})
+    feature = make(with_tiles).feature()
+    assert feature["properties"]["evidence"]["similar_tiles"] == [tile] * 5
+    # Nothing else of the message has moved.
+    del feature["properties"]["evidence"]["similar_tiles"]
+    assert feature == make().feature()
+
+
+@pytest.mark.parametrize("wrong", [{"cosine": 1.5}, {"cosine": None}, {"cell": ""}, {"sensing_time": "yesterday"}])
+def test_a_similar_tile_that_breaks_the_schema_is_no_alert(wrong: dict[str, Any]) -> None:
+    tile = {"cell": "32630-0-64-990-7600", "sensing_time": "2025-12-03T10:56:21Z", "scene": "S2A|x", "cosine": 0.9}
+    for tiles in ([{**tile, **wrong}], [tile] * 6):
+        with pytest.raises(AlertInvalid, match="similar_tiles"):
+            make(replace(DETECTION, evidence={**DETECTION.evidence, "similar_tiles": tiles}))
+
+
 def test_the_headers_are_a_cloudevent_in_kafka_binary_mode() -> None:
     alert = make()
     message = alert.to_message()

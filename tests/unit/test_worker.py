@@ -23,7 +23,7 @@ from daemon.clock import ManualClock
 from daemon.operate.metrics import Metrics
 from daemon.scenes import Area, Scene
 from daemon.score.incidents import IncidentRules
-from daemon.score.judging import ModelIdentity
+from daemon.score.judging import ModelIdentity, judge
 from daemon.score.worker import Worker, WorkerRules
 from daemon.store import Store
 from daemon.store.records import Cursor, Sighting
@@ -364,3 +364,66 @@ def test_a_silent_budget_is_a_pure_function_of_the_pinned_reference(house: House
         other.sight(FLOOD, *reversed(HISTORY))
         other.work()
         assert {row.alert.alert_id for row in store.alerts()} == {row.alert.alert_id for row in house.store.alerts()}
+
+
+def test_an_alert_lists_the_five_earlier_tiles_that_look_most_like_its_strangest(house: House) -> None:
+    house.flood_items = {FLOOD.item_id}
+    house.sight(*HISTORY, FLOOD)
+    house.work()
+    (alert,) = alerts(house)
+    evidence = alert["properties"]["evidence"]
+
+    def look(one: Scene) -> Look:
+        (row,) = house.store.looks_by_id("valley", "sentinel-2", MODEL.model_hash, [one.scene_id])
+        return Look.from_bytes(row.blob)
+
+    now = look(FLOOD)
+    query = now.cls[now.cell_ids.index(evidence["peak_cell"])].astype(np.float64)
+    expected = []
+    for one in HISTORY:
+        for cell, row in zip(look(one).cell_ids, look(one).cls.astype(np.float64), strict=True):
+            cosine = query @ row / np.linalg.norm(query) / np.linalg.norm(row)
+            expected.append((-round(cosine, 6), -one.sensing_time.timestamp(), cell, one))
+    assert evidence["similar_tiles"] == [
+        {
+            "cell": cell,
+            "sensing_time": one.sensing_time.isoformat().replace("+00:00", "Z"),
+            "scene": one.identity,
+            "cosine": -cosine,
+        }
+        for cosine, _, cell, one in sorted(expected, key=lambda each: each[:3])[:5]
+    ]
+
+
+def test_similar_tiles_are_of_the_pinned_reference_whatever_the_store_has_gained(house: House) -> None:
+    """A crash after the pin, looks that arrive late, and a retry: the detection says the same to the byte."""
+    house.flood_items = {FLOOD.item_id}
+    house.sight(*HISTORY, FLOOD)
+    house.work()
+    before = house.store.detections(FLOOD.scene_id)
+    (row,) = house.store.looks_by_id("valley", "sentinel-2", MODEL.model_hash, [FLOOD.scene_id])
+    late = scene(9)
+    house.sight(late)
+    claim = house.store.claim("late", 60.0)
+    assert claim is not None
+    with house.store.finish(claim) as ending:
+        # The flood's own look, unflagged and earlier: nothing could be more similar.
+        ending.put_look(replace(row, scene_id=late.scene_id, sensing_time=late.sensing_time, flagged=False))
+        ending.done("scored")
+    pinned = house.store.pinned_reference(FLOOD.scene_id, "valley", "sentinel-2", MODEL.model_hash)
+    assert pinned is not None
+    verdict = judge(
+        house.store,
+        FLOOD,
+        VALLEY,
+        "fresh",
+        pinned,
+        Look.from_bytes(row.blob),
+        MODEL,
+        ScriptedEngine().calibration("sentinel-2"),
+        DetectSettings(),
+    )
+    assert [found.evidence["similar_tiles"] for found in verdict.detections] == [
+        found.evidence["similar_tiles"] for found in before
+    ]
+    assert all(tile["scene"] != late.identity for tile in before[0].evidence["similar_tiles"])
