@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ from engine.vit import VisionTransformer
 from training.align.dino import DinoHead, DinoLoss, update_teacher
 from training.align.msad import ProjectionHead, msad_position
 from training.align.views import ViewRanges, multi_crop
-from training.data.classfolder import ClassFolder
-from training.data.ombria import OmbriaFolder, read_rgb
-from training.data.pairs import PairSource, before_and_dry_after, fine_and_coarse, radar_and_optical
+from training.data.pairs import PairSource
 from training.data.pool import ImagePool
 from training.errors import RunInvalid
 from training.presets import XstarsPreset
@@ -161,41 +158,6 @@ class XstarsTraining:
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
         load_optimizer(self.optimizer, tensors)
-
-
-def open_sources(
-    preset: XstarsPreset, ombria: Path | None, classes: Path | None
-) -> tuple[list[ImagePool], list[PairSource], dict[str, str]]:
-    """Image pools for DINO, pair sources for MSAD, and the digests of the folders, held-out parts left out.
-
-    Raises:
-        TrainingDataInvalid: a folder is not of its layout.
-        RunInvalid: no folder is given.
-    """
-    pools: list[ImagePool] = []
-    sources: list[PairSource] = []
-    digests: dict[str, str] = {}
-    if ombria is not None:
-        folder = OmbriaFolder.open(ombria)
-        images = folder.of_events(event for event in folder.events if event not in preset.held_out_events)
-        gains = preset.gains["ombria"]
-        looks = [read_rgb(path) for image in images for path in (image.before, image.after)]
-        pools.append(ImagePool(images=looks, gains=gains))
-        # Another date of one sensor is what the daemon compares most: such pairs come up twice as often.
-        sources += [before_and_dry_after(images, gains)] * 2
-        if any(image.s1_before for image in images):
-            sources.append(radar_and_optical(images, gains, preset.gains["sentinel-1"]))
-        digests["ombria"] = folder.digest()
-    if classes is not None:
-        aerial = ClassFolder.open(classes)
-        train, _ = aerial.halves()
-        gains = preset.gains["classes"]
-        pools.append(ImagePool(images=[read_rgb(image.path) for image in train], gains=gains))
-        sources.append(fine_and_coarse(train, gains))
-        digests["classes"] = aerial.digest()
-    if not pools:
-        raise RunInvalid("no training images: give --ombria, --classes, or both")
-    return pools, sources, digests
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from training.align.xstars import XstarsTraining, open_sources
+from training.align.xstars import XstarsTraining
 from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
 from training.cli.runs import Checkpoints, Minutes, Out, Prepared, Steps, carry_out
 from training.data.quantiles import match_quantiles
+from training.data.sources import SourceSettings, open_sources
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.layouts import LAYOUTS
 from training.denoise.normal_tiles import measure, open_tiles
@@ -115,16 +116,18 @@ def xstars(
     def prepare(world: World) -> Prepared:
         chosen = encoder_preset(preset)
         chosen = replace(chosen, msad=msad) if msad else chosen
-        pools, sources, digests = open_sources(chosen, ombria, classes)
+        named = [(layout, folder) for layout, folder in (("ombria", ombria), ("classes", classes)) if folder]
+        settings = SourceSettings(gains=chosen.gains, held_out_events=chosen.held_out_events)
+        found = open_sources(settings, named)
         config = {
             "kind": "xstars",
             "preset": as_json(chosen),
             "seed": seed,
-            "data": digests,
-            "images": sum(len(pool) for pool in pools),
-            "pairs": sorted({source.sensors for source in sources}),
+            "data": dict(found.digests),
+            "images": sum(len(pool) for pool in found.pools),
+            "pairs": sorted({source.sensors for source in found.pairs}),
         }
-        return lambda: XstarsTraining(chosen, pools, sources, seed), config
+        return lambda: XstarsTraining(chosen, found.pools, found.pairs, seed), config
 
     carry_out(prepare, out, steps=steps, minutes=minutes, threads=threads, dry_run=dry_run)
 

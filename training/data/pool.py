@@ -42,6 +42,8 @@ class ImagePool:
 
     images: Sequence[PixelArray]
     gains: tuple[float, ...]
+    sensor: str = ""
+    """What took them, as :class:`training.data.pairs.PairSource` names it; empty where nobody asks."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -35,6 +35,8 @@ class PixelMeaning:
     """Reflectance per 8-bit number, one for each band that is wanted: an assumption."""
     bands: tuple[int, ...] | None = None
     """Which bands of the file, from 1, in the order wanted; None: the file has just these."""
+    sixteen_bit_gains: tuple[float, ...] | None = None
+    """Reflectance per 16-bit number where the file declares none; None: 1e-4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +71,15 @@ def read_reflectance(path: Path, meaning: PixelMeaning) -> tuple[Float32Array, B
         rows = [band - 1 for band in meaning.bands]
     elif stored.alpha is not None and count == wanted + 1:
         rows = [i for i in range(count) if i != stored.alpha - 1]
-        present &= stored.pixels[stored.alpha - 1] > 0
     else:
         rows = list(range(count))
     if len(rows) != wanted:
         raise TrainingDataInvalid(f"{path} has {count} bands, {wanted} are wanted; say which ones (bands i,j,k from 1)")
+    if stored.alpha is not None and stored.alpha - 1 not in rows:
+        present &= stored.pixels[stored.alpha - 1] > 0
     pixels = stored.pixels[rows]
     present &= stored.valid[rows].all(axis=0) & (pixels != 0).any(axis=0)
-    gains, offsets = _gains(path, stored, rows, meaning.gains)
+    gains, offsets = _gains(path, stored, rows, meaning)
     values = np.where(present, pixels, 0).astype(np.float32)
     if pixels.dtype.kind == "f" and present.any() and np.median(values[:, present]) > 1.5:
         raise TrainingDataInvalid(
@@ -85,6 +88,17 @@ def read_reflectance(path: Path, meaning: PixelMeaning) -> tuple[Float32Array, B
         )
     scaled = values * gains[:, None, None] + offsets[:, None, None]
     return np.where(present, np.clip(scaled, 0, 1), 0).astype(np.float32), present
+
+
+def colour_bands(path: Path) -> tuple[int, ...]:
+    """The bands of a file, from 1, without one that calls itself alpha.
+
+    Raises:
+        TrainingDataInvalid: the file cannot be decoded.
+        RasterCorrupt: a GeoTIFF is damaged.
+    """
+    stored = _stored(path)
+    return tuple(band for band in range(1, len(stored.pixels) + 1) if band != stored.alpha)
 
 
 def read_flood(path: Path) -> tuple[BoolArray, BoolArray]:
@@ -109,7 +123,7 @@ def read_flood(path: Path) -> tuple[BoolArray, BoolArray]:
 
 
 def _gains(
-    path: Path, stored: _Stored, rows: Sequence[int], eight_bit: Sequence[float]
+    path: Path, stored: _Stored, rows: Sequence[int], meaning: PixelMeaning
 ) -> tuple[Float32Array, Float32Array]:
     """Reflectance per number and at 0, by the precedence of this module's head.  (C,) each"""
     dtype = stored.pixels.dtype
@@ -120,9 +134,9 @@ def _gains(
         if (scales != 1).any() or (offsets != 0).any():
             return scales, offsets
     if dtype == np.uint8:
-        return np.asarray(eight_bit, dtype=np.float32), none
+        return np.asarray(meaning.gains, dtype=np.float32), none
     if dtype in (np.uint16, np.int16):
-        return np.full(len(rows), SIXTEEN_BIT, dtype=np.float32), none
+        return np.asarray(meaning.sixteen_bit_gains or (SIXTEEN_BIT,) * len(rows), dtype=np.float32), none
     if dtype.kind == "f":
         return np.ones(len(rows), dtype=np.float32), none
     raise TrainingDataInvalid(f"{path} holds {dtype} numbers; uint8, uint16, int16 and floating point are understood")
@@ -149,7 +163,7 @@ def _stored(path: Path, *, palette: bool = True) -> _Stored:
             array = np.asarray(picture)
             alpha = array.shape[2] if picture.mode in ("RGBA", "LA") else None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise TrainingDataInvalid(f"{path} cannot be decoded ({error}); fetch it again or remove its triple") from error
+        raise TrainingDataInvalid(f"{path} cannot be decoded ({error}); fetch it again or remove it") from error
     bands = array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
     valid = np.isfinite(bands) if bands.dtype.kind == "f" else np.ones(bands.shape, dtype=np.bool_)
     return _Stored(pixels=bands, valid=valid, alpha=alpha)
