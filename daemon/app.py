@@ -18,6 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from shapely.geometry.base import BaseGeometry
 
+from daemon.adapters.host_gate import HostGates
 from daemon.backoff import Backoff
 from daemon.clock import Clock, SystemClock
 from daemon.errors import StoreUnavailable
@@ -120,8 +121,9 @@ class App:
         """Catalogs that have been polled once, with success or not."""
         self._policy = access_policy(settings)
         self.areas = {area.name: area for area in settings.watched_areas()}
+        gates = HostGates(clock, around.rng)
         self.catalogs = {
-            each.name: around.catalogs.get(each.name) or catalog_of(each, clock) for each in settings.catalogs
+            each.name: around.catalogs.get(each.name) or catalog_of(each, clock, gates) for each in settings.catalogs
         }
         self.sinks = around.sinks if around.sinks is not None else tuple(sink_of(each) for each in settings.sinks)
         bundle = ModelBundle.load(bundle_path(settings.engine.bundle))

@@ -9,6 +9,7 @@
     └── LeaseLost             another worker holds the claim; this one's result is discarded
     PermanentError
     ├── CatalogInvalid        a catalog's answer can never be used (not STAC, page loop)
+    │   └── WindowTooWide     a search finds more than its pages list; a narrower one may be read whole
     ├── SceneInvalid          a STAC Item lacks what a scene needs
     ├── AccessRefused         an href breaks the access policy
     ├── AlertInvalid          an alert does not satisfy its own schema
@@ -23,10 +24,12 @@ from engine.errors import PermanentError, RetryableError
 class CatalogUnavailable(RetryableError):
     """A catalog failed, timed out, throttled or answered garbage."""
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, too_slow: bool = False) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         """Seconds that the catalog asked to wait, where it said so (``Retry-After``)."""
+        self.too_slow = too_slow
+        """It ran out of time: a narrower search may be answered."""
 
 
 class SinkUnavailable(RetryableError):
@@ -43,6 +46,10 @@ class LeaseLost(RetryableError):
 
 class CatalogInvalid(PermanentError):
     """A catalog's answer can never be used."""
+
+
+class WindowTooWide(CatalogInvalid):
+    """A search finds more than its pages list, or its pages lead in a circle; a narrower one may be read whole."""
 
 
 class SceneInvalid(PermanentError):

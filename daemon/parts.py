@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from daemon.adapters.files import JsonLinesSink
+from daemon.adapters.host_gate import HostGates
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
@@ -65,11 +66,15 @@ def read_limits(settings: Settings) -> ReadLimits:
     )
 
 
-def catalog_of(each: CatalogSettings, clock: Clock) -> Catalog:
-    """The catalog that a section names."""
+def catalog_of(each: CatalogSettings, clock: Clock, gates: HostGates | None = None) -> Catalog:
+    """The catalog that a section names; ``gates`` are shared by all catalogs of a process."""
+    if gates is not None and not each.is_local:
+        gates.limit(each.url, each.requests_per_minute)
     if each.type == "static":
-        return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
-    return StacApiCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now)
+        return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now, gates=gates)
+    return StacApiCatalog(
+        each.name, each.url, timeout_s=each.timeout_s, most_items=each.most_items, now=clock.now, gates=gates
+    )
 
 
 def sink_of(each: SinkSettings) -> Sink:

@@ -15,6 +15,7 @@ pytest_plugins: list[str] = [
     "tests.servers.kafka",
     "tests.servers.pgstac",
     "tests.servers.bad_stac",
+    "tests.servers.rustac",
 ]
 
 

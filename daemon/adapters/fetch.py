@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from daemon.adapters.host_gate import HostGates, origin_of
 from daemon.errors import CatalogInvalid, CatalogUnavailable
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE = frozenset({408, 421, 425, 429, 500, 502, 503, 504})
+_TOO_SLOW = frozenset({408, 504})
 _CHUNK = 1 << 16
 
 
@@ -54,13 +56,18 @@ class Fetcher:
         timeout_s: float = 30.0,
         max_bytes: int = 64 << 20,
         now: Callable[[], datetime],
+        gates: HostGates | None = None,
     ) -> None:
-        """``base``: any URL of the host. ``timeout_s``: for one document. ``now``: to read dates in ``Retry-After``."""
-        self._origin = _origin(base)
+        """``base``: any URL of the host. ``timeout_s``: for one document. ``now``: to read dates in ``Retry-After``.
+
+        ``gates``: the budgets of hosts, shared by all who ask them; none: nothing is held back.
+        """
+        self._origin = origin_of(base)
         self._headers = {"User-Agent": "vigie", "Accept": "application/geo+json, application/json", **(headers or {})}
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._now = now
+        self._gate = None if gates is None else gates.of(base)
         self._session: requests.Session | None = None
         self._sockets: list[socket.socket] = []
 
@@ -89,11 +96,11 @@ class Fetcher:
         Raises :class:`CatalogUnavailable` where another try may help and :class:`CatalogInvalid` where it cannot.
         """
         for _ in range(4):
-            if _origin(url) != self._origin:
+            if origin_of(url) != self._origin:
                 raise CatalogInvalid(
                     f"{self._origin} leads to another host, {url}; configure that address as the catalog if it is meant"
                 )
-            with self._bounded(url):
+            with self._gated(), self._bounded(url):
                 status, location, body = self._exchange(url, method, parameters, headers)
             if location is None:
                 break
@@ -140,6 +147,23 @@ class Fetcher:
         return status, None, b"".join(parts)
 
     @contextlib.contextmanager
+    def _gated(self) -> Iterator[None]:
+        """Asks the host's gate, and tells it the outcome: a refusal of this one request is an answer too."""
+        if self._gate is None:
+            yield
+            return
+        self._gate.enter()
+        try:
+            yield
+        except CatalogUnavailable as error:
+            self._gate.failed(error.retry_after_s)
+            raise
+        except BaseException:
+            self._gate.succeeded()
+            raise
+        self._gate.succeeded()
+
+    @contextlib.contextmanager
     def _bounded(self, url: str) -> Iterator[None]:
         """Shuts the connection down at the deadline, and translates what the libraries raise."""
         expired = threading.Event()
@@ -156,11 +180,13 @@ class Fetcher:
         try:
             yield
             if expired.is_set():  # a cut answer without a declared length looks complete
-                raise CatalogUnavailable(f"{url}: no complete answer within {self._timeout_s:g} s")
+                raise CatalogUnavailable(f"{url}: no complete answer within {self._timeout_s:g} s", too_slow=True)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             self.close()  # a fresh connection for the next try: after a 500 or a cut some servers reset the old one
             if expired.is_set():
-                raise CatalogUnavailable(f"{url}: no complete answer within {self._timeout_s:g} s") from error
+                raise CatalogUnavailable(
+                    f"{url}: no complete answer within {self._timeout_s:g} s", too_slow=True
+                ) from error
             raise transport_error(url, error) from error
         except CatalogUnavailable:
             self.close()
@@ -197,7 +223,7 @@ def status_error(url: str, status: int, retry_after: str | None, now: datetime) 
     if status in _RETRYABLE or status >= 500:
         wait_s = parse_retry_after(retry_after, now)
         asked = f" and asks to wait {wait_s:g} s" if wait_s is not None else ""
-        error = HttpUnavailable(f"{url} answered {status}{asked}", retry_after_s=wait_s)
+        error = HttpUnavailable(f"{url} answered {status}{asked}", retry_after_s=wait_s, too_slow=status in _TOO_SLOW)
     else:
         hint = {
             401: "give the catalog's credentials as headers",
@@ -245,18 +271,8 @@ def transport_error(url: str, error: BaseException) -> CatalogUnavailable | Cata
     # JSONDecodeError is an InvalidJSONError by inheritance, but says something about the answer, not the request.
     if isinstance(error, _PERMANENT_TRANSPORT) and not isinstance(error, requests.exceptions.JSONDecodeError):
         return CatalogInvalid(f"{url} cannot be requested: {error}")
-    return CatalogUnavailable(f"{url} cannot be read: {type(error).__name__}: {error}")
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CatalogInvalid(f"{url!r} is not an http(s) URL")
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise CatalogInvalid(f"{url!r} is not a URL: {error}") from error
-    return f"{parts.scheme}://{parts.hostname.lower()}:{port}"
+    too_slow = isinstance(error, requests.exceptions.ReadTimeout)
+    return CatalogUnavailable(f"{url} cannot be read: {type(error).__name__}: {error}", too_slow=too_slow)
 
 
 class _RecordingAdapter(HTTPAdapter):

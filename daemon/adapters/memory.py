@@ -18,6 +18,8 @@ class MemoryCatalog:
         self.name = name
         self.base = f"memory:{name}"
         self.longest_window: timedelta | None = None
+        self.most_items: int | None = None
+        """Set it, and no search lists more than so many, without a word about the rest."""
         self.reads_everything = False
         self.queries: list[SceneQuery] = []
         """Every query asked so far, for tests."""
@@ -46,7 +48,7 @@ class MemoryCatalog:
         self.queries.append(query)
         matcher = Matcher(query)
         with self._lock:
-            found = [item for item in self._items.values() if matcher.meets(item)]
+            found = [item for item in self._items.values() if matcher.meets(item)][: self.most_items]
         start = int(resume or 0)
         while True:
             self._fail_if_ordered()

@@ -21,13 +21,16 @@ from pystac_client.conformance import ConformanceClasses
 from pystac_client.stac_api_io import StacApiIO
 
 from daemon.adapters.fetch import Fetcher, HttpInvalid, HttpUnavailable, decode_object, status_error, transport_error
+from daemon.adapters.host_gate import HostGates
 from daemon.adapters.pystac_errors import PYSTAC_ERRORS
-from daemon.errors import CatalogInvalid, CatalogUnavailable
+from daemon.errors import CatalogInvalid, CatalogUnavailable, WindowTooWide
 from daemon.watch.catalogs import Page, SceneQuery, TimeAxis
+from daemon.watch.proof import axis_time
 from daemon.watch.stac_items import self_href, with_absolute_hrefs
 from daemon.watch.stac_times import format_time
 
 _MAX_EMPTY_PAGES = 10
+_SECOND = timedelta(seconds=1)
 
 
 class StacApiCatalog:
@@ -47,14 +50,21 @@ class StacApiCatalog:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
         longest_window: timedelta | None = timedelta(days=92),
+        most_items: int | None = 10_000,
         now: Callable[[], datetime],
+        gates: HostGates | None = None,
     ) -> None:
-        """``url``: the landing page. ``headers``: sent with each request (credentials). ``timeout_s``: for one page."""
+        """``url``: the landing page. ``headers``: sent with each request (credentials). ``timeout_s``: for one page.
+
+        ``most_items``: what one search lists at most; 10,000 is the cap of Elasticsearch, and of many APIs. ``gates``:
+        the budgets of hosts.
+        """
         self.name = name
         self.base = url
         self.longest_window = longest_window
+        self.most_items = most_items
         self._now = now
-        self._fetcher = Fetcher(url, headers=headers, timeout_s=timeout_s, now=now)
+        self._fetcher = Fetcher(url, headers=headers, timeout_s=timeout_s, now=now, gates=gates)
         self._io = _BoundedIO(self._fetcher)
         self._client: pystac_client.Client | None = None
         self._refused_axes: set[TimeAxis] = set()
@@ -64,10 +74,10 @@ class StacApiCatalog:
         self._fetcher.close()
 
     def axes(self) -> frozenset[TimeAxis]:
-        """``created`` and ``updated`` where the API declares the query extension and has not failed on them."""
+        """``created`` and ``updated`` where the API declares the query or filter extension, and did not fail on it."""
         with self._translated():
             declared: frozenset[TimeAxis] = frozenset()
-            if self._open().conforms_to(ConformanceClasses.QUERY):
+            if self._open().conforms_to(ConformanceClasses.QUERY) or self._filters():
                 declared = frozenset({"created", "updated"})
         always: frozenset[TimeAxis] = frozenset({"datetime"})
         return always | (declared - self._refused_axes)
@@ -91,26 +101,41 @@ class StacApiCatalog:
             empty = empty + 1 if not features else 0
             if token is not None:
                 if token in seen_links or _digest(features) in seen_pages or empty > _MAX_EMPTY_PAGES:
-                    raise CatalogInvalid(
+                    # A window that fits on one page needs no paging, so narrower ones may still be read.
+                    raise (CatalogInvalid if empty > _MAX_EMPTY_PAGES else WindowTooWide)(
                         f"{search.url}: the pages lead in a circle, so this window cannot be read whole "
                         f"(next: {token[:200]})"
                     )
                 seen_links.add(token)
                 if features:
                     seen_pages.add(_digest(features))
-            yield self._as_page(features, token, search.url)
+            self._check_axis(query, features, search.url)
+            yield self._as_page(features, token, search.url, _matched(document))
             if following is None:
                 return
             link = following
 
-    def _as_page(self, features: list[Any], token: str | None, url: str) -> Page:
+    def _check_axis(self, query: SceneQuery, features: list[Any], url: str) -> None:
+        """Find out a server that takes a condition on ``created`` or ``updated`` and ignores it."""
+        if query.axis == "datetime":
+            return
+        for feature in features:
+            at = axis_time(feature, query.axis) if isinstance(feature, dict) else query.start
+            if at is None or not query.start - _SECOND <= at <= query.end + _SECOND:
+                self._refused_axes.add(query.axis)
+                raise CatalogUnavailable(
+                    f"{url} ignores searches by {query.axis!r}: it lists {feature.get('id')!r} of {at} for "
+                    f"{query.start} to {query.end}; searching by 'datetime' from now on"
+                )
+
+    def _as_page(self, features: list[Any], token: str | None, url: str, matched: int | None) -> Page:
         items, broken = [], []
         for feature in features:
             if isinstance(feature, dict):
                 items.append(with_absolute_hrefs(feature, self_href(feature) or url))
             else:
                 broken.append(f"{url}: a feature is {_sketch(feature)}, not a STAC Item")
-        return Page(items=tuple(items), next=token, broken=tuple(broken))
+        return Page(items=tuple(items), next=token, matched=matched, broken=tuple(broken))
 
     def _page(
         self,
@@ -133,6 +158,8 @@ class StacApiCatalog:
                 raise CatalogUnavailable(
                     f"{search.url} fails on searches by {query.axis!r}; searching by 'datetime' from now on ({error})"
                 ) from error
+            if link is not None and error.status in (400, 413, 416, 422):
+                raise WindowTooWide(f"{search.url} does not list beyond this page: {error}") from error
             raise
 
     def _search(self, query: SceneQuery) -> pystac_client.ItemSearch:
@@ -149,10 +176,19 @@ class StacApiCatalog:
             arguments["datetime"] = window
         else:
             start, end = window.split("/")
-            arguments["query"] = {query.axis: {"gte": start, "lte": end}}
+            if client.conforms_to(ConformanceClasses.QUERY):
+                arguments["query"] = {query.axis: {"gte": start, "lte": end}}
+            else:
+                arguments |= _cql2(query.axis, start, end, as_text=arguments["method"] == "GET")
             if client.conforms_to(ConformanceClasses.SORT):
                 arguments["sortby"] = [{"field": f"properties.{query.axis}", "direction": "asc"}]
         return client.search(**arguments)
+
+    def _filters(self) -> bool:
+        """Whether the API declares the filter extension with basic CQL2."""
+        client = self._open()
+        basic = any("basic-cql2" in str(uri) for uri in client.get_conforms_to())
+        return basic and client.conforms_to(ConformanceClasses.FILTER)
 
     def _open(self) -> pystac_client.Client:
         if self._client is None:
@@ -244,6 +280,22 @@ def _decoded_token(token: str | None) -> dict[str, Any] | None:
     if not isinstance(link, dict) or not isinstance(link.get("href"), str):
         raise ValueError(f"{token!r} is not a token of this catalog")
     return link
+
+
+def _cql2(axis: TimeAxis, start: str, end: str, *, as_text: bool) -> dict[str, Any]:
+    """``start <= axis <= end`` in CQL2 (OGC 21-065r2), as arguments of a search."""
+    if as_text:
+        text = f"{axis} >= TIMESTAMP('{start}') AND {axis} <= TIMESTAMP('{end}')"
+        return {"filter": text, "filter_lang": "cql2-text"}
+    bounds = [{"op": op, "args": [{"property": axis}, {"timestamp": at}]} for op, at in ((">=", start), ("<=", end))]
+    return {"filter": {"op": "and", "args": bounds}, "filter_lang": "cql2-json"}
+
+
+def _matched(document: Mapping[str, Any]) -> int | None:
+    """``numberMatched``, or what older APIs call ``context.matched``; None where absent or odd."""
+    context = document.get("context")
+    value = document.get("numberMatched", context.get("matched") if isinstance(context, Mapping) else None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _next_link(document: Mapping[str, Any], url: str) -> dict[str, Any] | None:

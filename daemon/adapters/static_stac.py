@@ -13,6 +13,7 @@ import pystac
 from pystac.utils import make_absolute_href
 
 from daemon.adapters.fetch import Fetcher, decode_object
+from daemon.adapters.host_gate import HostGates
 from daemon.adapters.matching import Matcher
 from daemon.adapters.pystac_errors import PYSTAC_ERRORS
 from daemon.errors import CatalogInvalid, CatalogUnavailable
@@ -41,6 +42,7 @@ class StaticCatalog:
     """
 
     longest_window: timedelta | None = None
+    most_items: int | None = None
     reads_everything = True
 
     def __init__(
@@ -51,12 +53,18 @@ class StaticCatalog:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 30.0,
         now: Callable[[], datetime],
+        gates: HostGates | None = None,
     ) -> None:
-        """``root``: URL of the root document, or path of it or of the folder that holds it as ``catalog.json``."""
+        """``root``: URL of the root document, or path of it or of the folder that holds it as ``catalog.json``.
+
+        ``gates``: the budgets of hosts.
+        """
         self.name = name
         self._fetcher: Fetcher | None = None
         if root.startswith(("http://", "https://")):
-            self._fetcher = Fetcher(root, headers=headers, timeout_s=timeout_s, max_bytes=_MAX_BYTES, now=now)
+            self._fetcher = Fetcher(
+                root, headers=headers, timeout_s=timeout_s, max_bytes=_MAX_BYTES, now=now, gates=gates
+            )
             self.base = root if root.endswith(".json") else f"{root.rstrip('/')}/catalog.json"
         else:
             path = Path(root).resolve()

@@ -85,6 +85,10 @@ class CatalogSettings(Section):
     """Seconds that one request may take."""
     page_size: int = Field(default=100, ge=1, le=10_000)
     """Items asked for in one page."""
+    most_items: int = Field(default=10_000, ge=1)
+    """Items that the API lists for one search at most; wider searches are cut."""
+    requests_per_minute: float = Field(default=120.0, gt=0)
+    """Requests to the catalog's host, over all catalogs that share it."""
     overlap_days: float = Field(default=2.0, ge=0)
     """How far each poll reaches back before its cursor: catalogs publish late."""
     sweep_every_s: float = Field(default=86_400.0, ge=1)

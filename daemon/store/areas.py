@@ -68,6 +68,13 @@ class Areas:
             return None
         return Cursor(time=row.time, settled=row.settled, token=row.token, swept_at=row.swept_at)
 
+    def checkpoint(self, catalog: str, areas: Sequence[str], token: str) -> None:
+        """Write the watcher's note for ``areas`` while a window is open; the cursor itself stands still."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(CURSOR).where(CURSOR.c.catalog == catalog, CURSOR.c.area.in_(areas)).values(token=token)
+            )
+
     def close_window(self, catalog: str, areas: Sequence[str], cursor: Cursor) -> int:
         """Move the cursor of ``catalog`` for ``areas``, and make what it has listed there pending; returns how many.
 

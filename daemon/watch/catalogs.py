@@ -37,6 +37,8 @@ class Page:
     """Raw STAC Items, asset hrefs absolute. Not checked: an Item may still be invalid."""
     next: str | None
     """Token from which :meth:`Catalog.pages` goes on after this page; None after the last."""
+    matched: int | None = None
+    """Items that the whole search finds, where the catalog says so (``numberMatched``); some only estimate it."""
     broken: tuple[str, ...] = ()
     """What could not even be read as an Item, each as "address: reason"."""
 
@@ -63,6 +65,11 @@ class Catalog(Protocol):
         ...
 
     @property
+    def most_items(self) -> int | None:
+        """Items that one search lists at most, however many it finds; None: no such cap."""
+        ...
+
+    @property
     def reads_everything(self) -> bool:
         """True where every query reads the whole catalog, as with static catalogs.
 
@@ -82,7 +89,8 @@ class Catalog(Protocol):
         """Every Item that the query meets, page by page; the watcher drops repeats.
 
         ``resume`` is a token of an earlier page of the same query: reading goes on after that page. Raises, at any
-        step, :class:`daemon.errors.CatalogUnavailable` (try again, from the last token) or
-        :class:`daemon.errors.CatalogInvalid` (this answer can never be used: not STAC, pages that lead in a circle).
+        step, :class:`daemon.errors.CatalogUnavailable` (try again, from the last token),
+        :class:`daemon.errors.WindowTooWide` (pages that lead in a circle or end too early: ask for less) or
+        :class:`daemon.errors.CatalogInvalid` (this answer can never be used: not STAC).
         """
         ...

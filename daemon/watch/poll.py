@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -13,8 +12,11 @@ from daemon.backoff import Backoff
 from daemon.errors import CatalogUnavailable
 from daemon.scenes import Area
 from daemon.store.records import Cursor, PageCounts, Sighting, WatchedArea
-from daemon.watch.catalogs import Catalog, Page, SceneQuery, TimeAxis
+from daemon.watch.catalogs import Catalog, Page, TimeAxis
+from daemon.watch.notes import Note, OpenWindow
+from daemon.watch.paging import Place, WindowReader
 from daemon.watch.poll_report import Tally
+from daemon.watch.proof import Sample, axis_time, searches_by
 from daemon.watch.sifting import Ground, Sieve, VersionsOf, is_copy
 from daemon.watch.windows import Pace, Window, next_window, sweep_due
 
@@ -34,6 +36,10 @@ class WatchStore(Protocol):
 
     def record_page(self, catalog: str, sightings: Sequence[Sighting]) -> PageCounts:
         """Store what a page lists."""
+        ...
+
+    def checkpoint(self, catalog: str, areas: Sequence[str], token: str) -> None:
+        """Note where the reading of an open window stands."""
         ...
 
     def close_window(self, catalog: str, areas: Sequence[str], cursor: Cursor) -> int:
@@ -88,10 +94,19 @@ class Poll:
         self._now = now
         self._tally = tally
         self._beat = beat
-        self._pause = pause
+        self._reader = WindowReader(
+            watch.catalog,
+            collections=tuple(sorted(watch.sensors)),
+            page_size=watch.page_size,
+            tries=watch.page_tries,
+            pause=pause,
+            on_query=self._count_query,
+            on_short=lambda fault: tally.refuse("unlisted", fault),
+        )
         self._sieve = Sieve(self._name, watch.sensors, versions_of)
         self._listed = 0
         self._dated: Counter[TimeAxis] = Counter()
+        self._samples: dict[TimeAxis, Sample] = {}
 
     def run(self) -> None:
         """Read and record. Raises :class:`engine.errors.VigieError` where a catalog or the store fails."""
@@ -113,15 +128,20 @@ class Poll:
         for ground in grounds:
             boundary = min(ground.since, now)
             span = Window(start=boundary - timedelta(days=ground.area.history_days), end=boundary)
-            self._record(self._latest(self._pages(ground.area, span), ground, grounds))
+            self._record(self._latest((page for page, _ in self._pages(ground.area, span)), ground, grounds))
             if ground.since <= now + self._watch.pace.ahead:
                 self._read(ground.area, Window(start=boundary, end=now + self._watch.pace.ahead), grounds)
-        self._close(grounds, Cursor(time=now, settled=True, token=self._note(), swept_at=now))
+        self._close(grounds, Cursor(time=now, settled=True, token=Note(axis=self._best_axis()).write(), swept_at=now))
 
     def _follow(self, cursor: Cursor, reached: datetime, grounds: Sequence[Ground]) -> None:
-        """A later window: what may have come since the last."""
+        """A later window: what may have come since the last; first what is left of one that was never finished."""
+        note = Note.read(cursor.token)
+        begun = note.open
+        if begun is not None and begun.area in {ground.area.name for ground in grounds}:
+            cursor = self._read_window(begun, cursor, reached, grounds, begun)
+            reached = cursor.time or reached
         now = self._now()
-        axis = _noted_axis(cursor.token)
+        axis = note.axis
         sweep = sweep_due(cursor.swept_at, now, self._watch.pace)
         if self._catalog.reads_everything:
             axis, sweep = "datetime", True
@@ -131,24 +151,55 @@ class Poll:
         if self._catalog.reads_everything:
             earliest = min(ground.since for ground in grounds)
             window = Window(start=min(window.start, earliest), end=window.end)
-        slices = window.slices(self._catalog.longest_window)
-        for piece in slices:
-            for ground in grounds:
-                self._read(ground.area, piece, grounds)
-            last = piece is slices[-1]
-            self._close(
-                grounds,
-                Cursor(
-                    time=now if last else min(now, max(reached, piece.end)),
-                    settled=True,
-                    token=self._note() if sweep and last else cursor.token,
-                    swept_at=now if sweep and last else cursor.swept_at,
-                ),
-            )
+        first = grounds[0].area.name
+        whole = Place(pieces=(), token=None)
+        fresh = OpenWindow(window=window, sweep=sweep, asked_at=now, slice_start=window.start, area=first, place=whole)
+        self._read_window(fresh, cursor, reached, grounds, None)
 
-    def _read(self, area: Area, window: Window, grounds: Sequence[Ground]) -> None:
-        for page in self._pages(area, window):
+    def _read_window(
+        self, open_: OpenWindow, cursor: Cursor, reached: datetime, grounds: Sequence[Ground], begun: OpenWindow | None
+    ) -> Cursor:
+        """Read a window slice by slice, from where ``begun`` stands, and return the cursor that it leaves."""
+        slices = open_.window.slices(self._catalog.longest_window)
+        axis = Note.read(cursor.token).axis
+        for piece in slices:
+            if begun is not None and piece.start < begun.slice_start:
+                continue
+            for ground in grounds:
+                resume = None
+                if begun is not None:
+                    if ground.area.name != begun.area:
+                        continue  # this slice has been read for it
+                    resume, begun = begun.place, None
+                self._read(ground.area, piece, grounds, replace(open_, slice_start=piece.start), axis, resume)
+            last = piece is slices[-1]
+            if last and open_.sweep:
+                axis = self._best_axis()
+            cursor = Cursor(
+                time=open_.asked_at if last else min(open_.asked_at, max(reached, piece.end)),
+                settled=True,
+                token=Note(axis=axis).write(),
+                swept_at=open_.asked_at if open_.sweep and last else cursor.swept_at,
+            )
+            self._close(grounds, cursor)
+        return cursor
+
+    def _read(
+        self,
+        area: Area,
+        window: Window,
+        grounds: Sequence[Ground],
+        open_: OpenWindow | None = None,
+        axis: TimeAxis = "datetime",
+        resume: Place | None = None,
+    ) -> None:
+        """Record a window over one area; with ``open_`` a checkpoint is left after each page that has one after it."""
+        names = [ground.area.name for ground in grounds]
+        for page, place in self._pages(area, window, resume):
             self._record(self._sieve.sift(page.items, grounds, self._tally))
+            if open_ is not None and place is not None and place.pieces:
+                note = Note(axis=axis, open=replace(open_, area=area.name, place=place))
+                self._store.checkpoint(self._name, names, note.write())
 
     def _latest(self, pages: Iterator[Page], ground: Ground, grounds: Sequence[Ground]) -> list[Sighting]:
         """The newest history of ``ground`` per sensor: twice the looks it wants, for some will be clouded over it."""
@@ -179,35 +230,16 @@ class Poll:
         names = [ground.area.name for ground in grounds]
         self._tally.made_claimable += self._store.close_window(self._name, names, cursor)
 
-    def _pages(self, area: Area, window: Window) -> Iterator[Page]:
-        """All pages of a window; one that fails is asked for again, from where it stood."""
-        for piece in window.slices(self._catalog.longest_window):
-            query = SceneQuery(
-                collections=tuple(sorted(self._watch.sensors)),
-                start=piece.start,
-                end=piece.end,
-                axis=piece.axis,
-                intersects=area.geometry,
-                page_size=self._watch.page_size,
-            )
-            self._tally.queries += 1
-            token: str | None = None
-            failures = 0
-            while True:
-                try:
-                    for page in self._catalog.pages(query, resume=token):
-                        failures = 0
-                        token = page.next
-                        self._count(page)
-                        yield page
-                    break
-                except CatalogUnavailable as error:
-                    failures += 1
-                    if failures >= self._watch.page_tries:
-                        raise
-                    self._pause(failures, error)
+    def _pages(self, area: Area, window: Window, resume: Place | None = None) -> Iterator[tuple[Page, Place | None]]:
+        """All pages of a window over an area, counted."""
+        for page, place in self._reader.pages(window, area.geometry, resume=resume):
+            self._count(page, area)
+            yield page, place
 
-    def _count(self, page: Page) -> None:
+    def _count_query(self) -> None:
+        self._tally.queries += 1
+
+    def _count(self, page: Page, area: Area) -> None:
         self._beat()
         self._tally.pages += 1
         self._tally.items += len(page.items)
@@ -215,21 +247,29 @@ class Poll:
             self._tally.refuse("unreadable", fault)
         self._listed += len(page.items)
         for item in page.items:
-            properties = item.get("properties")
-            if isinstance(properties, Mapping):
-                self._dated.update(axis for axis in _DATES if isinstance(properties.get(axis), str))
+            for axis in _DATES:
+                if axis_time(item, axis) is not None:
+                    self._dated[axis] += 1
+        for axis in _DATES:
+            # The last Item of a page will do: any that the catalog has listed must be found again.
+            if page.items and (sample := Sample.of(page.items[-1], axis, area.geometry)):
+                self._samples[axis] = sample
 
-    def _note(self) -> str:
-        """The axis for the next polls: one that the API can search by *and* every Item seen carries.
+    def _best_axis(self) -> TimeAxis:
+        """The axis for the next polls: one that the API can search by *and* every Item seen carries, proven by trying.
 
         Some catalogs declare the query extension while their Items have no ``updated``: searching by it would find
-        nothing, for ever, in silence.
+        nothing, for ever, in silence. Some ignore the condition or answer it with nothing.
         """
+        if self._catalog.reads_everything or not self._listed:
+            return "datetime"
         axes = self._catalog.axes()
-        usable = [axis for axis in _DATES if axis in axes and self._listed and self._dated[axis] == self._listed]
-        return json.dumps({"axis": usable[0] if usable else "datetime"})
-
-
-def _noted_axis(token: str | None) -> TimeAxis:
-    axis = json.loads(token).get("axis") if token else None
-    return axis if axis in ("created", "updated") else "datetime"
+        for axis in _DATES:
+            if axis in axes and self._dated[axis] == self._listed and axis in self._samples:
+                if searches_by(self._reader, axis, self._samples[axis]):
+                    return axis
+                self._tally.faults.append(
+                    f"{self._name} declares searches by {axis!r}, but does not find its own Items by it; "
+                    "it is searched by 'datetime', with an overlap and a daily sweep"
+                )
+        return "datetime"

@@ -33,7 +33,7 @@ class PollReport:
     """Scenes that workers may now take."""
     passed_over: Mapping[str, int]
     """Items not taken, by reason: ``outside``, ``clouded``, ``copy``, ``invalid``, ``unknown sensor``, ``unreadable``,
-    ``surplus`` (history beyond the looks that an area wants)."""
+    ``surplus`` (history beyond the looks that an area wants); ``unlisted`` counts searches that list too little."""
     faults: tuple[str, ...]
     """One sentence for each of the first Items that were refused."""
     newest: Mapping[str, datetime]

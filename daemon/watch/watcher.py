@@ -157,10 +157,10 @@ class Watcher:
     def _tell(self, report: PollReport) -> None:
         fields = {"action": "poll", "catalog": report.catalog}
         for fault in report.faults:
-            # Polls overlap, and would tell of the same Item each time.
+            # Polls overlap, and would tell of the same fault each time.
             if fault not in self._told and len(self._told) < _MAX_TOLD:
                 self._told.add(fault)
-                log.warning("An Item was passed over: %s", fault, extra=fields)
+                log.warning("Passed over: %s", fault, extra=fields)
         if report.error is not None:
             log.warning("The poll of %s ended early: %s", report.catalog, report.error, extra=fields)
             return

@@ -32,6 +32,16 @@ class Window:
         cuts.append(self.end)
         return tuple(Window(start=start, end=end, axis=self.axis) for start, end in pairwise(cuts))
 
+    def halves(self) -> tuple[Window, ...]:
+        """The window cut in two at a whole second, sharing it; empty where it spans no more than one second."""
+        middle = (self.start + (self.end - self.start) / 2).replace(microsecond=0)
+        if self.end - self.start <= timedelta(seconds=1) or not self.start < middle < self.end:
+            return ()
+        return (
+            Window(start=self.start, end=middle, axis=self.axis),
+            Window(start=middle, end=self.end, axis=self.axis),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:

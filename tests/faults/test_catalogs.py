@@ -26,7 +26,7 @@ from daemon.adapters.fetch import parse_retry_after, transport_error
 from daemon.adapters.stac import StacApiCatalog, catalog_error
 from daemon.adapters.static_stac import StaticCatalog
 from daemon.clock import ManualClock
-from daemon.errors import CatalogInvalid, CatalogUnavailable
+from daemon.errors import CatalogInvalid, CatalogUnavailable, WindowTooWide
 from daemon.scenes import Area
 from daemon.store import Store
 from daemon.watch.catalogs import SceneQuery
@@ -176,6 +176,73 @@ def test_an_api_that_fails_on_updated_is_searched_by_datetime_from_then_on(
     assert "updated" in server.searches[-1]["query"]
 
 
+def updated_items(*days: int) -> list[dict[str, Any]]:
+    found = scenes(len(days))
+    for entry, day in zip(found, days, strict=True):
+        entry["properties"]["updated"] = f"{NOW - timedelta(days=day):%Y-%m-%dT%H:%M:%SZ}"
+    return found
+
+
+@pytest.mark.parametrize("days", [(1, 9), (1, -1)])
+def test_a_server_that_ignores_the_condition_on_updated_is_found_out(
+    server: BadStac, api: StacApiCatalog, days: tuple[int, ...]
+) -> None:
+    server.conforms_to.append("https://api.stacspec.org/v1.0.0/item-search#query")
+    server.items = updated_items(*days)
+    with pytest.raises(CatalogUnavailable, match="ignores searches by 'updated': it lists 's-1'"):
+        list(api.pages(query(axis="updated")))
+    assert api.axes() == {"datetime", "created"}
+
+
+def test_updated_is_searched_by_cql2_where_only_that_is_declared(server: BadStac, api: StacApiCatalog) -> None:
+    server.conforms_to += [
+        "https://api.stacspec.org/v1.0.0/item-search#filter",
+        "http://www.opengis.net/spec/cql2/1.0/conf/basic-cql2",
+    ]
+    server.items = updated_items(1, 2)
+    assert api.axes() == {"datetime", "created", "updated"}
+    assert [len(page.items) for page in api.pages(query(axis="updated"))] == [2]
+    asked = server.searches[-1]
+    assert asked["filter-lang"] == "cql2-json"
+    assert asked["filter"] == {
+        "op": "and",
+        "args": [
+            {"op": ">=", "args": [{"property": "updated"}, {"timestamp": "2025-12-27T00:00:00Z"}]},
+            {"op": "<=", "args": [{"property": "updated"}, {"timestamp": "2026-01-01T00:00:00Z"}]},
+        ],
+    }
+    assert "datetime" not in asked
+
+
+def test_the_filter_extension_without_basic_cql2_is_not_used(server: BadStac, api: StacApiCatalog) -> None:
+    server.conforms_to.append("https://api.stacspec.org/v1.0.0/item-search#filter")
+    assert api.axes() == {"datetime"}
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_a_page_beyond_the_cap_asks_for_a_narrower_window(server: BadStac, api: StacApiCatalog, code: int) -> None:
+    server.script = [bad.good_page, bad.status(code)]
+    with pytest.raises(WindowTooWide, match="does not list beyond this page"):
+        list(api.pages(query()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "matched"),
+    [
+        ({"numberMatched": 7}, 7),
+        ({"context": {"matched": 8}}, 8),
+        ({"numberMatched": "many"}, None),
+        ({"numberMatched": None}, None),
+        ({"context": 3}, None),
+    ],
+)
+def test_how_many_matched_is_read_in_both_forms(
+    server: BadStac, api: StacApiCatalog, fields: dict[str, Any], matched: int | None
+) -> None:
+    server.usual = lambda request: request.send_json({**request.server.owner.page(3), **fields})
+    assert [page.matched for page in api.pages(query())] == [matched]
+
+
 def test_a_landing_page_that_is_no_api_is_told(server: BadStac, api: StacApiCatalog) -> None:
     server.landing = lambda: {"type": "Catalog", "id": "x", "description": "", "stac_version": "1.0.0", "links": []}  # type: ignore[method-assign]
     with pytest.raises(CatalogInvalid, match=r"no search link.*type: static"):
@@ -207,6 +274,19 @@ def test_the_watcher_gets_over_it_and_loses_nothing(
     report = Watcher([watch], store, clock, rng=random.Random(1)).poll("bad")
     assert report.error is None
     assert {row.scene.item_id for row in store.scenes(state="pending")} == {f"s-{index}" for index in range(5)}
+
+
+def test_a_server_whose_every_page_is_the_first_is_read_in_windows_of_one_page(
+    server: BadStac, api: StacApiCatalog, store: Store
+) -> None:
+    """Complaint 14: each page is page 1, and a client that trusts it loops for ever."""
+    area = Area(name="north", geometry=square(10.0, 50.0), alert_since=NOW - timedelta(days=3), history_days=10)
+    watch = CatalogWatch(catalog=api, areas=(area,), sensors={"sentinel-2-l2a": "auto"}, page_size=2)
+    server.usual = bad.one_page_only
+    report = Watcher([watch], store, ManualClock(NOW), rng=random.Random(1)).poll("bad")
+    assert (report.error, report.faults) == (None, ())
+    assert {row.scene.item_id for row in store.scenes(state="pending")} == {f"s-{index}" for index in range(5)}
+    assert len(server.searches) < 100
 
 
 def exceptions_of(module: ModuleType) -> list[type[Exception]]:

@@ -17,11 +17,11 @@ from daemon.adapters.static_stac import StaticCatalog
 from daemon.clock import ManualClock
 from daemon.scenes import Area
 from daemon.store import Store
-from daemon.watch.catalogs import Catalog
+from daemon.watch.catalogs import Catalog, SceneQuery
 from daemon.watch.poll import CatalogWatch
 from daemon.watch.watcher import Watcher
 from tests.servers.pgstac import PgStac
-from tests.stac_builder import development_items, write_static_catalog
+from tests.stac_builder import development_items, item, write_static_catalog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HREFS = "http://127.0.0.1:8123"
@@ -98,6 +98,36 @@ def test_every_real_scene_is_found_in_a_real_stac_api(
         catalog.close()
         for name in SENSORS:
             pgstac.remove(name)
+
+
+@pytest.mark.server
+def test_a_real_stac_api_is_searched_by_cql2_where_it_has_no_query_extension(pgstac: PgStac) -> None:
+    def entry(name: str, updated: str) -> dict[str, Any]:
+        return item(
+            name, collection="cql2", when="2025-06-01T00:00:00Z", geometry=mapping(box(0, 0, 1, 1)), updated=updated
+        )
+
+    pgstac.load([entry("old", "2025-07-01T00:00:00Z"), entry("new", "2025-12-01T00:00:00Z")])
+    for method in ("POST", "GET"):
+        catalog = StacApiCatalog("pgstac", pgstac.url, now=lambda: NOW)
+        catalog._open().remove_conforms_to("QUERY")
+        if method == "GET":
+            for link in [link for link in catalog._open().links if link.rel == "search"]:
+                link.extra_fields["method"] = "GET"
+        try:
+            assert "updated" in catalog.axes()
+            query = SceneQuery(
+                collections=("cql2",),
+                start=datetime(2025, 11, 1, tzinfo=UTC),
+                end=NOW,
+                axis="updated",
+                intersects=mapping(box(0, 0, 1, 1)),
+            )
+            found = [(found["id"], page.next) for page in catalog.pages(query) for found in page.items]
+            assert found == [("new", None)]
+        finally:
+            catalog.close()
+    pgstac.remove("cql2")
 
 
 @pytest.mark.real_data

@@ -279,6 +279,9 @@ class DownStore:
     def record_page(self, catalog: str, sightings: Sequence[Sighting]) -> PageCounts:
         raise StoreUnavailable("the database is down")
 
+    def checkpoint(self, catalog: str, areas: Sequence[str], token: str) -> None:
+        raise StoreUnavailable("the database is down")
+
     def close_window(self, catalog: str, areas: Sequence[str], cursor: Cursor) -> int:
         raise StoreUnavailable("the database is down")
 
