@@ -1,4 +1,4 @@
-"""What networks are trained with: one frozen value per network, printed by ``--dry-run``.
+"""What denoisers are trained with: one frozen value per network, printed by ``--dry-run``.
 
 ``sentinel-2`` and ``aerial`` are shipped and fit a CPU. ``sentinel-2-large`` and ``spacenet8`` are for a GPU; ``joint``
 answers whether one network for both families does as well as one for each.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.unet import UnetConfig
-from engine.vit import VitConfig
 from training.data.pool import Augmentation
 from training.errors import RunInvalid
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 HELD_OUT_EVENTS = ("B", "C", "K")
 """OMBRIA event blocks that no network is trained on: they calibrate and judge."""
@@ -76,54 +78,6 @@ class DenoiserPreset:
     odeed_steps: int = 5
     odeed_ratio: float = 40.0
     """σ_max of ODEED over σ_data; chosen by a sweep over settings on events that are not held out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class XstarsPreset:
-    """One encoder for all families, trained by DINO and MSAD."""
-
-    name: str
-    vit: VitConfig = field(default_factory=lambda: VitConfig(patch_size=16, depth=6, drop_path=0.1))
-    tile_px: int = 64
-    source_px: int = 96
-    """Side of the window that a DINO sample's crops are cut from."""
-    local_px: int = 32
-    global_crops: int = 2
-    local_crops: int = 2
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    head_hidden: int = 512
-    bottleneck: int = 256
-    prototypes: int = 4096
-    """DINO's 65,536 for ImageNet; few thousand images and a small batch cannot fill so many."""
-    msad: str = "position"
-    """``position`` or ``off``."""
-    msad_weight: float = 1.0
-    """α of ``total = DINO + α MSAD``. The paper's 0.1 goes with long DINO training; within minutes DINO alone leaves
-    all embeddings within a cosine of 0.9996, and alignment has to do the work."""
-    msad_dim: int = 1024
-    temperature: float = 0.1
-    target_temperature: float = 0.02
-    """Fresh tokens are all alike, and targets made of their similarities at 0.1 are near uniform: they would hold
-    the embeddings together. Sharper targets start as one-hot."""
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    teacher_momentum: float = 0.98
-    """DINO's 0.996 is for 100,000 steps: after 400 of them the teacher would still be 45 % its random start."""
-    centre_momentum: float = 0.9
-    batch: int = 8
-    pairs: int = 64
-    lr: float = 1e-3
-    """Peak. DINO's 5e-4·batch/256 is for hundreds of epochs; a run of minutes needs larger steps."""
-    weight_decay: tuple[float, float] = (0.04, 0.4)
-    warmup: int = 50
-    freeze_last: int = 50
-    """Steps during which the prototypes are not trained."""
-    clip: float = 3.0
-    gains: Mapping[str, tuple[float, ...]] = field(
-        default_factory=lambda: {"ombria": OMBRIA_GAINS, "classes": AERIAL_GAINS, "sentinel-1": AERIAL_GAINS}
-    )
-    held_out_events: tuple[str, ...] = HELD_OUT_EVENTS
 
 
 DENOISERS: Mapping[str, DenoiserPreset] = {
@@ -204,8 +158,6 @@ DENOISERS: Mapping[str, DenoiserPreset] = {
     ),
 }
 
-ENCODERS: Mapping[str, XstarsPreset] = {"tiny": XstarsPreset(name="tiny")}
-
 
 def denoiser_preset(name: str) -> DenoiserPreset:
     """A denoiser preset by name.
@@ -218,17 +170,6 @@ def denoiser_preset(name: str) -> DenoiserPreset:
     return DENOISERS[name]
 
 
-def encoder_preset(name: str) -> XstarsPreset:
-    """An encoder preset by name.
-
-    Raises:
-        RunInvalid: there is none of that name.
-    """
-    if name not in ENCODERS:
-        raise RunInvalid(f"no encoder preset {name!r}; there are {', '.join(ENCODERS)}")
-    return ENCODERS[name]
-
-
-def as_json(preset: DenoiserPreset | XstarsPreset) -> dict[str, Any]:
+def as_json(preset: DataclassInstance) -> dict[str, Any]:
     """Plain values, ready for JSON."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preset).items()}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from typer.testing import CliRunner
 from engine.bundle import ModelBundle
 from engine.unet import UnetConfig
 from engine.vit import VitConfig
-from training import presets
+from training import encoder_presets, presets
 from training.cli.export import export
 from training.cli.train import train
 from training.data.ombria import OmbriaFolder
-from training.running.distributed import World
 from training.running.loop import run
 
 EVENTS = ("A", "B")
@@ -81,7 +78,7 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         "aerial": replace(presets.DENOISERS["aerial"], sides_px=(64, 48), odeed_steps=2, **small),
     }
     encoder = replace(
-        presets.ENCODERS["tiny"],
+        encoder_presets.ENCODERS["tiny"],
         vit=VitConfig(img_size=32, patch_size=8, dim=24, depth=2, heads=2, drop_path=0.1),
         tile_px=32,
         source_px=48,
@@ -96,7 +93,7 @@ def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         held_out_events=("B",),
     )
     monkeypatch.setattr(presets, "DENOISERS", denoisers)
-    monkeypatch.setattr(presets, "ENCODERS", {"tiny": encoder})
+    monkeypatch.setattr(encoder_presets, "ENCODERS", {"tiny": encoder})
 
 
 def command(*arguments: str) -> str:
@@ -300,18 +297,6 @@ def test_options_that_cannot_be_met_are_refused(
 ) -> None:
     assert told in refused("denoiser", "--data", str(folders[0]), "--out", str(tmp_path / "run"), *options)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_encoder_is_not_trained_by_several_processes(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextmanager
-    def of_two(environment: Mapping[str, str], device: str) -> Iterator[World]:
-        yield World(rank=0, size=2)
-
-    monkeypatch.setattr("training.cli.runs.joined", of_two)
-    told = refused("xstars", "--ombria", str(folders[0]), "--out", str(tmp_path / "run"), "--steps", "1")
-    assert "one process only" in told
 
 
 def test_dry_run_prints_the_configuration_and_writes_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:

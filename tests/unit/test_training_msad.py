@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from engine.vit import VisionTransformer
-from training.align.msad import ProjectionHead, msad_position, soft_targets
+from training.align.msad import ProjectionHead, matched, msad_compat, msad_dense, msad_position, soft_targets
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -43,6 +43,42 @@ def test_batched_loss_and_gradient_equal_the_looped_reference() -> None:
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-6)
 
 
+def test_dense_equals_the_looped_reference_over_all_tokens() -> None:
+    """Each sampled token against all: the loop over a batch of tokens that have one position."""
+    u, v = (unit(11, 7, seed=seed).requires_grad_() for seed in (1, 2))
+    dense = msad_dense(u, v, temperature=0.2, target_temperature=0.3)
+    looped = looped_msad(u[:, None], v[:, None], 0.2, 0.3)
+    assert dense.item() == pytest.approx(looped.item(), rel=1e-5)
+    for ours, reference in zip(torch.autograd.grad(dense, (u, v)), torch.autograd.grad(looped, (u, v)), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_dense_tells_places_of_one_tile_apart_and_position_does_not() -> None:
+    """Tokens of a tile swapped in one sensor, alike in all tiles: position compares tiles only."""
+    u = unit(1, 4, 32, seed=5).expand(6, 4, 32)
+    own = msad_dense(u.flatten(0, 1), u.flatten(0, 1))
+    swapped = u.roll(1, dims=1)
+    assert msad_dense(u.flatten(0, 1), swapped.flatten(0, 1)) > own + 1
+    torch.testing.assert_close(msad_position(u, u), torch.tensor(math.log(6)))
+    torch.testing.assert_close(msad_position(u, swapped), torch.tensor(math.log(6)))
+
+
+def test_compat_reports_raw_products_at_temperature_one_and_has_no_gradient() -> None:
+    u = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    v = torch.randn(4, 3, 9, generator=torch.Generator().manual_seed(7)).requires_grad_()
+    loss = msad_compat(u, v)
+    assert loss.item() == pytest.approx(looped_msad(u, v, 1.0, 1.0).item(), rel=1e-5)
+    assert not loss.requires_grad
+
+
+def test_accuracy_counts_partners_that_are_nearest_both_ways() -> None:
+    u = torch.eye(4)[:, None].repeat(1, 2, 1)
+    assert matched(u, u) == 1
+    v = u.clone()
+    v[[0, 1], 1] = u[[1, 0], 1]  # At one of two positions, two of four tiles have changed places.
+    assert matched(u, v) == 0.75
+
+
 def test_orthogonal_tokens_have_the_closed_form_loss() -> None:
     """u = v = one-hot rows: within-similarity is the identity, and so are the logits."""
     batch, tau = 4, 0.5
@@ -57,6 +93,7 @@ def test_aligned_pairs_cost_less_than_shuffled_ones() -> None:
     a = unit(16, 4, 32, seed=3)
     shuffled = a[torch.roll(torch.arange(16), 1)]
     assert msad_position(a, a) < msad_position(a, shuffled)
+    assert msad_dense(a.flatten(0, 1), a.flatten(0, 1)) < msad_dense(a.flatten(0, 1), shuffled.flatten(0, 1))
 
 
 def test_target_rows_sum_to_one_and_carry_no_gradient() -> None:

@@ -19,13 +19,13 @@ from training.denoise.batches import Batches
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.edm import NoiseLevels
 from training.denoise.normal_tiles import NormalTiles, measure
-from training.denoise.overrides import overridden, read_overrides
 from training.errors import RunInvalid
 from training.presets import DENOISERS, DenoiserPreset, denoiser_preset
 from training.running.checkpoint import load_checkpoint, save_checkpoint
 from training.running.display import StepDisplay
 from training.running.distributed import ALONE, World, joined
 from training.running.loop import Progress, StepReport, run
+from training.running.overrides import overridden, read_overrides
 from training.running.precision import checked, require_precision
 from training.running.progresslog import ProgressLog
 

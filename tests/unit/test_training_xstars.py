@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from engine.vit import VisionTransformer
-from training.align.xstars import standardise_input
+from training.align.standardise import standardise_input
 
 
 def test_standardised_encoder_does_to_x_what_it_did_to_the_standardised_x() -> None:
@@ -16,7 +16,7 @@ def test_standardised_encoder_does_to_x_what_it_did_to_the_standardised_x() -> N
     standard = (x - torch.tensor(mean).reshape(1, 3, 1, 1)) / torch.tensor(std).reshape(1, 3, 1, 1)
     with torch.no_grad():
         expected = vit(standard)
-        standardise_input(vit, mean, std)
+        standardise_input(vit.patch_embed, mean, std)
         found = vit(x)
     for ours, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)

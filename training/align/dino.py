@@ -27,8 +27,9 @@ class DinoHead(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, cls: Tensor) -> Tensor:
-        """(B, dim) -> (B, K), cosines in [-1, 1]."""
-        return F.normalize(self.layers(cls), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        """(B, dim) -> (B, K) in FP32, cosines in [-1, 1]."""
+        unit = F.normalize(self.layers(cls).float(), dim=-1)
+        return (unit @ F.normalize(self.prototypes, dim=-1).T).float()
 
 
 class DinoLoss(nn.Module):
@@ -61,9 +62,8 @@ class DinoLoss(nn.Module):
         return torch.stack(terms).mean()
 
     @torch.no_grad()
-    def update_centre(self, teacher: list[Tensor]) -> None:
-        """``c ← m c + (1 - m) mean of the teacher's outputs`` (Caron eq. 4)."""
-        mean = torch.cat(teacher).mean(dim=0)
+    def update_centre(self, mean: Tensor) -> None:
+        """``c ← m c + (1 - m) mean of the teacher's outputs`` over all views of the whole batch, (K,) (Caron eq. 4)."""
         self.centre.mul_(self.centre_momentum).add_(mean, alpha=1 - self.centre_momentum)
 
 

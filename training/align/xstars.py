@@ -8,115 +8,161 @@ possible because each has three bands here. What is random in a step is drawn fr
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.vit import VisionTransformer
+from training.align.alignment import Aligned, Alignment, Embedded
 from training.align.dino import DinoHead, DinoLoss, update_teacher
-from training.align.msad import ProjectionHead, msad_position
-from training.align.views import ViewRanges, multi_crop
+from training.align.standardise import moments, standardise_input
+from training.align.views import Groups, ViewRanges, multi_crop
 from training.data.pairs import PairSource
 from training.data.pool import ImagePool
-from training.errors import RunInvalid
-from training.presets import XstarsPreset
+from training.encoder_presets import XstarsPreset
 from training.running.checkpoint import load_optimizer, optimizer_tensors
+from training.running.distributed import ALONE, World
 from training.running.loop import StepReport
+from training.running.precision import Precision, computing, require_precision
 from training.running.schedules import cosine, warmup_cosine
-
-MODES = ("position", "off")
 
 
 class XstarsTraining:
-    """Student, teacher, heads and optimiser; a :class:`training.running.loop.Trainee`."""
+    """Student, teacher, heads and optimiser; a :class:`training.running.loop.Trainee`.
+
+    Over several processes each holds a replica, and shows its part of the views and pairs. They exchange gradients,
+    projected tokens (MSAD's negatives are those of the whole batch) and the mean that DINO's centre follows, so a run
+    means the same on any number of processes. Networks run in ``precision``; losses, weights, optimiser and teacher
+    are FP32.
+
+    Raises:
+        RunInvalid: the preset's MSAD mode is unknown, or the device cannot compute in ``precision``.
+    """
 
     def __init__(
-        self, preset: XstarsPreset, pools: Sequence[ImagePool], sources: Sequence[PairSource], seed: int
+        self,
+        preset: XstarsPreset,
+        pools: Sequence[ImagePool],
+        sources: Sequence[PairSource],
+        seed: int,
+        *,
+        world: World = ALONE,
+        precision: Precision = "fp32",
     ) -> None:
-        if preset.msad not in MODES:
-            raise RunInvalid(f"MSAD mode {preset.msad!r} is not one of {', '.join(MODES)}")
+        require_precision(precision, world.device)
         self.preset = preset
         self.pools = pools
         self.sources = sources
         self.seed = seed
-        dim = preset.vit.dim
+        self.world = world
+        self.precision = precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.student = VisionTransformer.from_config(preset.vit)
             self.student_head = _head(preset)
-            sensors = sorted({name for source in sources for name in source.sensors})
-            # ModuleDict keys may hold no dots; sensor names have none.
-            self.projections = nn.ModuleDict({name: ProjectionHead(dim, preset.msad_dim) for name in sensors})
-        standardise_input(self.student, *_moments(pools, preset.tile_px, seed))
-        self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
-        self.teacher_head = copy.deepcopy(self.student_head).eval().requires_grad_(False)
+            sensors = [name for source in sources for name in source.sensors]
+            self.alignment = Alignment(sensors, preset, world, precision)
+        standardise_input(self.student.patch_embed, *moments(pools, preset.tile_px, seed))
         self.dino = DinoLoss(
             preset.prototypes,
             student_temperature=preset.student_temperature,
             centre_momentum=preset.centre_momentum,
         )
-        self.optimizer = torch.optim.AdamW(_groups([self.student, self.student_head, self.projections]), lr=preset.lr)
+        for module in (self.student, self.student_head, self.alignment, self.dino):
+            module.to(world.device)
+        self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.teacher_head = copy.deepcopy(self.student_head).eval().requires_grad_(False)
+        # Heads without a gradient belong to no optimiser: it would decay them.
+        self.learning = [self.student, self.student_head, *([self.alignment] if self.alignment.learns else [])]
+        self.optimizer = torch.optim.AdamW(_groups(self.learning), lr=preset.lr)
 
     def step(self, index: int, steps: int) -> StepReport:
         """One step on one multi-crop batch and one batch of pairs."""
-        preset = self.preset
+        preset, world = self.preset, self.world
         rng = np.random.default_rng((self.seed, index))
         lr = self._schedule(index, steps)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**62)))  # stochastic depth draws from torch's global generator
-            dino, teacher_out = self._dino(rng)
-            losses = {"dino": dino}
-            if preset.msad != "off" and self.sources:
-                losses["msad"] = self._msad(rng, index)
-            total = dino + preset.msad_weight * losses["msad"] if "msad" in losses else dino
+        self.student.train()
+        with self._depth_seeded(index):
+            dino, teacher_mean = self._dino(rng, index)
+            aligned = self._msad(rng, index) if preset.msad != "off" and self.sources else None
+            # DINO's part is this process's rows'; MSAD's is the whole batch's, with a gradient to this process's rows.
+            total = dino
+            if aligned is not None and self.alignment.learns:
+                total = total + preset.msad_weight * aligned.loss
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+        world.sum_gradients(value for part in self.learning for value in part.parameters())
         if index < preset.freeze_last:
             self.student_head.prototypes.grad = None
-        for part in (self.student, self.student_head, self.projections):
+        for part in self.learning:
             torch.nn.utils.clip_grad_norm_(part.parameters(), preset.clip)
         self.optimizer.step()
-        self.dino.update_centre(teacher_out)
+        summed = world.summed(torch.cat([dino.detach().reshape(1), teacher_mean]))
+        self.dino.update_centre(summed[1:])
         momentum = cosine(index / max(1, steps - 1), start=preset.teacher_momentum, end=1.0)
         update_teacher(self.teacher, self.student, momentum)
         update_teacher(self.teacher_head, self.student_head, momentum)
-        shown = {"loss": float(total.detach()), **{name: float(value.detach()) for name, value in losses.items()}}
-        return StepReport(losses=shown, lr=lr, images=preset.batch + (2 * preset.pairs if "msad" in losses else 0))
+        return self._report(float(summed[0]), aligned, lr)
 
-    def _dino(self, rng: np.random.Generator) -> tuple[Tensor, list[Tensor]]:
+    def _report(self, dino: float, aligned: Aligned | None, lr: float) -> StepReport:
         preset = self.preset
-        large, small = multi_crop(rng, self.pools, preset, ViewRanges())
-        self.student.train()
+        if aligned is None:
+            return StepReport(losses={"loss": dino, "dino": dino}, lr=lr, images=preset.batch)
+        msad = float(aligned.loss.detach())
+        total = dino + preset.msad_weight * msad if self.alignment.learns else dino
+        return StepReport(
+            losses={"loss": total, "dino": dino, "msad": msad},
+            lr=lr,
+            images=preset.batch + 2 * preset.pairs,
+            measures=aligned.measures,
+        )
+
+    def _dino(self, rng: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
+        """This process's part of DINO's loss and of the mean of the teacher's outputs, (K,)."""
+        preset = self.preset
+        own = self.world.share(preset.batch)
+        large, small = multi_crop(rng, self.pools, preset, ViewRanges(), index=index, own=own, device=self.world.device)
         student = [self._outputs(self.student, self.student_head, views) for views in (large, small) if views]
         with torch.no_grad():
             teacher = self._outputs(self.teacher, self.teacher_head, large)
+        share = (own.stop - own.start) / preset.batch
         loss: Tensor = self.dino([out for group in student for out in group], teacher, preset.teacher_temperature)
-        return loss, teacher
+        return share * loss, share * torch.cat(teacher).mean(dim=0)
 
-    def _msad(self, rng: np.random.Generator, index: int) -> Tensor:
+    def _msad(self, rng: np.random.Generator, index: int) -> Aligned:
         preset = self.preset
         # One kind of pair per step: the batch's other pairs are then negatives of the same kind, not easy ones.
         source = self.sources[index % len(self.sources)]
-        a, b = source.pairs(rng, preset.pairs, preset.tile_px)
-        cls, tokens = self.student(torch.from_numpy(np.concatenate([a, b])))
-        heads = [self.projections[sensor] for sensor in source.sensors]
-        # The class token, which the daemon compares, is aligned like a patch, and counts as much as all of them.
-        return torch.stack([self._aligned(heads, tokens), self._aligned(heads, cls[:, None])]).mean()
+        pixels = source.pairs(rng, preset.pairs, preset.tile_px)
+        own = self.world.share(preset.pairs)
+        both = torch.from_numpy(np.concatenate([side[own] for side in pixels])).to(self.world.device)
+        with torch.set_grad_enabled(self.alignment.learns):
+            with computing(self.precision, self.world.device):
+                cls, tokens = self.student(both)
+            a, b = (
+                Embedded(sensor=sensor, cls=classes, tokens=rest)
+                for sensor, classes, rest in zip(source.sensors, cls.chunk(2), tokens.chunk(2), strict=True)
+            )
+            aligned: Aligned = self.alignment(a, b, own, rng)
+            return aligned
 
-    def _aligned(self, heads: Sequence[nn.Module], tokens: Tensor) -> Tensor:
-        first, second = tokens.chunk(2)
-        return msad_position(
-            heads[0](first),
-            heads[1](second),
-            temperature=self.preset.temperature,
-            target_temperature=self.preset.target_temperature,
-        )
+    def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Groups]) -> list[Tensor]:
+        with computing(self.precision, self.world.device):
+            cls, _ = trunk(torch.cat([group for view in views for _, group in view]))
+            return list(head(cls).chunk(len(views)))
 
-    def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Tensor]) -> list[Tensor]:
-        cls, _ = trunk(torch.cat(views))
-        return list(head(cls).chunk(len(views)))
+    @contextmanager
+    def _depth_seeded(self, index: int) -> Iterator[None]:
+        """Stochastic depth draws from torch's global generators: seeded by step, so that a resumed run repeats it, and
+        by rank, so that processes drop different paths."""
+        device = self.world.device
+        seed = int(np.random.default_rng((self.seed, index, self.world.rank, 0xD0)).integers(2**62))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
 
     def _schedule(self, index: int, steps: int) -> float:
         preset = self.preset
@@ -129,7 +175,7 @@ class XstarsTraining:
 
     def weights(self) -> dict[str, Tensor]:
         """The teacher's trunk: what is served (the better one of the two, as in DINO)."""
-        return {name: value.detach().clone().contiguous() for name, value in self.teacher.state_dict().items()}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in self.teacher.state_dict().items()}
 
     def _modules(self) -> dict[str, nn.Module]:
         return {
@@ -137,7 +183,7 @@ class XstarsTraining:
             "student_head": self.student_head,
             "teacher": self.teacher,
             "teacher_head": self.teacher_head,
-            "projections": self.projections,
+            "alignment": self.alignment,
             "dino": self.dino,
         }
 
@@ -158,27 +204,6 @@ class XstarsTraining:
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
         load_optimizer(self.optimizer, tensors)
-
-
-@torch.no_grad()
-def standardise_input(vit: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Rewrite the patch embedding so that it does to x what it did to ``(x - mean) / std``.
-
-    Reflectance in [-1, 1] is a large constant with little on it, and fresh tokens of it are all alike. A convolution
-    absorbs any affine change of its input, so what is served still takes x itself.
-    """
-    weight, bias = vit.patch_embed.weight, vit.patch_embed.bias
-    scale = torch.tensor(std).reshape(1, -1, 1, 1)
-    weight /= scale
-    if bias is not None:
-        bias -= (weight * torch.tensor(mean).reshape(1, -1, 1, 1)).sum(dim=(1, 2, 3))
-
-
-def _moments(pools: Sequence[ImagePool], tile_px: int, seed: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, every pool counting the same."""
-    rng = np.random.default_rng((seed, 0x5D))
-    tiles = np.concatenate([pool.tiles(rng, 200, tile_px) for pool in pools]).astype(np.float64)
-    return tiles.mean(axis=(0, 2, 3)).tolist(), tiles.std(axis=(0, 2, 3)).tolist()
 
 
 def _head(preset: XstarsPreset) -> DinoHead:

@@ -18,7 +18,6 @@ from training.align.xstars import XstarsTraining
 from training.cli.common import errors_told, print_json
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.pictures import Pictures
-from training.errors import RunInvalid
 from training.running.display import StepDisplay
 from training.running.distributed import World, joined
 from training.running.loop import Progress, measure_steps, run
@@ -29,6 +28,9 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Number of steps; the sch
 Minutes = Annotated[float | None, typer.Option(min=0.01, help="Instead of --steps: as many as fit, by a short timing.")]
 Out = Annotated[Path, typer.Option(help="Run folder to write; a killed run in it goes on where its checkpoint stands.")]
 
+PresetFile = Annotated[Path | None, typer.Option(help="TOML or JSON file of preset fields that replace the preset's.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")]
+PrecisionName = Annotated[str, typer.Option("--precision", help="What the network computes in: fp32 or bf16.")]
 Checkpoints = Annotated[float, typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints.")]
 
 Trainees = DenoiserTraining | XstarsTraining
@@ -45,7 +47,6 @@ def carry_out(
     threads: int,
     dry_run: bool,
     device: str = "cpu",
-    several: bool = False,
     pictures: bool = False,
     checkpoint_every_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
@@ -60,7 +61,6 @@ def carry_out(
         threads: CPU threads of each process.
         dry_run: print and stop.
         device: ``cpu``, ``cuda`` or ``auto``.
-        several: whether the training can run in several processes.
         pictures: whether a denoiser's pictures are drawn.
         checkpoint_every_s: seconds between checkpoints.
         environment: where torchrun tells each process who it is; the process's own if None.
@@ -69,8 +69,6 @@ def carry_out(
         raise typer.BadParameter("give either --steps or --minutes")
     torch.set_num_threads(threads)
     with errors_told(), joined(os.environ if environment is None else environment, device) as world:
-        if world.size > 1 and not several:
-            raise RunInvalid("this training runs in one process only; start it without torchrun")
         console = Console(stderr=True, quiet=not world.leads)
         make, config = prepare(world)
         if steps is None and minutes is None:

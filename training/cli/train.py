@@ -8,20 +8,21 @@ from typing import Annotated
 
 import typer
 
-from training.align.xstars import XstarsTraining
 from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
-from training.cli.runs import Checkpoints, Minutes, Out, Prepared, Steps, carry_out
+from training.cli.runs import Checkpoints, Device, Minutes, Out, PrecisionName, Prepared, PresetFile, Steps, carry_out
+from training.cli.train_xstars import xstars
 from training.data.quantiles import match_quantiles
-from training.data.sources import SourceSettings, open_sources
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.layouts import LAYOUTS
 from training.denoise.normal_tiles import measure, open_tiles
-from training.denoise.overrides import overridden, read_overrides
-from training.presets import DENOISERS, ENCODERS, as_json, denoiser_preset, encoder_preset
+from training.presets import DENOISERS, as_json, denoiser_preset
 from training.running.distributed import World
+from training.running.overrides import overridden, read_overrides
 from training.running.precision import checked, require_precision
 
 train = typer.Typer(help="Train the networks that the daemon serves.", no_args_is_help=True)
+
+train.command()(xstars)
 
 
 @train.command()
@@ -29,9 +30,7 @@ def denoiser(
     data: Annotated[list[Path], typer.Option(help="Folder of training images; for a joint preset one per part.")],
     out: Out,
     preset: Annotated[str, typer.Option(help=f"One of: {', '.join(DENOISERS)}.")] = "sentinel-2",
-    preset_file: Annotated[
-        Path | None, typer.Option(help="TOML or JSON file of preset fields that replace the preset's.")
-    ] = None,
+    preset_file: PresetFile = None,
     layout: Annotated[
         str | None, typer.Option(help=f"Layout of the folder, instead of the preset's: {', '.join(LAYOUTS)}.")
     ] = None,
@@ -44,8 +43,8 @@ def denoiser(
     ] = None,
     seed: Seed = 0,
     threads: Threads = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is one.")] = "auto",
-    precision: Annotated[str, typer.Option(help="What the network computes in: fp32 or bf16.")] = "fp32",
+    device: Device = "auto",
+    precision: PrecisionName = "fp32",
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Draw samples and reconstructions.")
     ] = True,
@@ -92,44 +91,9 @@ def denoiser(
         threads=threads,
         dry_run=dry_run,
         device=device,
-        several=True,
         pictures=pictures,
         checkpoint_every_s=checkpoint_every,
     )
-
-
-@train.command()
-def xstars(
-    out: Out,
-    ombria: Annotated[Path | None, typer.Option(help="Folder in the OMBRIA layout.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Aerial images in one sub-folder per class.")] = None,
-    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(ENCODERS)}.")] = "tiny",
-    msad: Annotated[str | None, typer.Option(help="position or off, instead of the preset's.")] = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
-    seed: Seed = 0,
-    threads: Threads = 2,
-    dry_run: DryRun = False,
-) -> None:
-    """Train the X-STARS encoder by DINO and the multi-sensor alignment loss."""
-
-    def prepare(world: World) -> Prepared:
-        chosen = encoder_preset(preset)
-        chosen = replace(chosen, msad=msad) if msad else chosen
-        named = [(layout, folder) for layout, folder in (("ombria", ombria), ("classes", classes)) if folder]
-        settings = SourceSettings(gains=chosen.gains, held_out_events=chosen.held_out_events)
-        found = open_sources(settings, named)
-        config = {
-            "kind": "xstars",
-            "preset": as_json(chosen),
-            "seed": seed,
-            "data": dict(found.digests),
-            "images": sum(len(pool) for pool in found.pools),
-            "pairs": sorted({source.sensors for source in found.pairs}),
-        }
-        return lambda: XstarsTraining(chosen, found.pools, found.pairs, seed), config
-
-    carry_out(prepare, out, steps=steps, minutes=minutes, threads=threads, dry_run=dry_run)
 
 
 @train.command()

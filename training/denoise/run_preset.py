@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from training.denoise.overrides import overridden
 from training.presets import DenoiserPreset, denoiser_preset
+from training.running.overrides import overridden
 from training.running.runfolder import RunFolder
 
 CHOSEN_LATER = ("odeed_steps", "odeed_ratio")

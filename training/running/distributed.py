@@ -71,6 +71,54 @@ class World:
             owner.grad = part.reshape(gradient.shape).to(gradient.dtype)
         return flat[0]
 
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by the sum over the processes, where each one's loss is its part of the whole.
+
+        Args:
+            parameters: those with a gradient: the same, in the same order, in all processes.
+
+        Raises:
+            ProcessLost: another process ended or fell silent.
+        """
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.summed(torch.cat([g.reshape(-1).float() for g in gradients]))
+        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.reshape(gradient.shape))
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over the processes, without a gradient; of the shape of ``values``, which all share.
+
+        Raises:
+            ProcessLost: another process ended or fell silent.
+        """
+        total = values.detach().clone()
+        if self.size > 1:
+            with _told():
+                distributed.all_reduce(total)
+        return total
+
+    def whole(self, own: Tensor, places: Tensor, count: int) -> Tensor:
+        """Every process's rows, with a gradient to this process's own.
+
+        The loss of all rows, computed in each process, then has gradients that :meth:`sum_gradients` makes whole.
+
+        Args:
+            own: this process's rows, (n, ...).
+            places: their places among all rows, (n,); the processes' places together are 0 .. ``count`` - 1.
+            count: number of all rows.
+
+        Returns:
+            (count, ...).
+
+        Raises:
+            ProcessLost: another process ended or fell silent.
+        """
+        empty = own.new_zeros((count, *own.shape[1:]))
+        others = self.summed(empty.index_copy(0, places, own.detach())) if self.size > 1 else empty
+        return others.index_copy(0, places, own)
+
     def agree(self, number: int) -> int:
         """The first process's number, in all of them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ class StepReport:
     """By name; ``loss`` is the one that is minimised."""
     lr: float
     images: int
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """What was found beside the losses, by name, such as an accuracy within the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

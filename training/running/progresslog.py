@@ -13,7 +13,8 @@ FILE = "progress.jsonl"
 
 
 class ProgressLog:
-    """One JSON object a line: step, steps, losses by name, lr, images_per_s, seconds, eta_s.
+    """One JSON object a line: step, steps, losses by name, lr, images_per_s, seconds, eta_s, and measures by name
+    where a training has some.
 
     A line is written at the first step, then at most every ``every_s`` seconds, and at the last step. A run that goes
     on from a checkpoint first drops the lines of steps that it repeats, and a last line that a kill cut short.
@@ -33,7 +34,7 @@ class ProgressLog:
         elif now - self._wrote < self._every_s and progress.step != progress.steps:
             return
         self._wrote = now
-        line = {
+        line: dict[str, object] = {
             "step": progress.step,
             "steps": progress.steps,
             "losses": dict(progress.report.losses),
@@ -42,6 +43,8 @@ class ProgressLog:
             "seconds": round(progress.seconds, 2),
             "eta_s": round(progress.eta_s, 1),
         }
+        if progress.report.measures:
+            line["measures"] = {name: round(value, 4) for name, value in progress.report.measures.items()}
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line, sort_keys=True) + "\n")
 

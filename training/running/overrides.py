@@ -7,11 +7,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import InputMismatch
 from training.errors import RunInvalid
-from training.presets import DenoiserPreset
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Preset = TypeVar("Preset", bound="DataclassInstance")
 
 
 def read_overrides(path: Path) -> dict[str, Any]:
@@ -34,13 +38,13 @@ def read_overrides(path: Path) -> dict[str, Any]:
     raise RunInvalid(f"preset file {path} is neither .toml nor .json")
 
 
-def overridden(preset: DenoiserPreset, values: Mapping[str, Any]) -> DenoiserPreset:
+def overridden(preset: Preset, values: Mapping[str, Any]) -> Preset:
     """The preset with some fields replaced; tables such as ``unet`` replace only the fields that they name.
 
     Raises:
         RunInvalid: a field is unknown, or a value is of another type than the preset's.
     """
-    changed: DenoiserPreset = _changed(preset, values, "")
+    changed: Preset = _changed(preset, values, "")
     return changed
 
 
@@ -61,6 +65,11 @@ def _fitting(old: Any, new: Any, name: str) -> Any:
         if not isinstance(new, dict):
             raise RunInvalid(f"preset field {name} is a table of fields; {new!r} is not")
         return _changed(old, new, f"{name}.")
+    if isinstance(old, Mapping):
+        if not isinstance(new, dict):
+            raise RunInvalid(f"preset field {name} is a table; {new!r} is not")
+        like = next(iter(old.values()))
+        return {**old, **{key: _fitting(old.get(key, like), value, f"{name}.{key}") for key, value in new.items()}}
     if isinstance(old, tuple) and isinstance(new, list):
         return tuple(_fitting(old[0], each, name) if old else each for each in new)
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):

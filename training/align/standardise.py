@@ -1,0 +1,32 @@
+"""The affine change of its input that an encoder's patch embedding absorbs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.data.pool import ImagePool
+
+
+@torch.no_grad()
+def standardise_input(patch_embed: nn.Conv2d, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Rewrite a patch embedding so that it does to x what it did to ``(x - mean) / std``.
+
+    Reflectance in [-1, 1] is a large constant with little on it, and fresh tokens of it are all alike. A convolution
+    absorbs any affine change of its input, so what is served still takes x itself.
+    """
+    weight, bias = patch_embed.weight, patch_embed.bias
+    scale = torch.tensor(std).reshape(1, -1, 1, 1)
+    weight /= scale
+    if bias is not None:
+        bias -= (weight * torch.tensor(mean).reshape(1, -1, 1, 1)).sum(dim=(1, 2, 3))
+
+
+def moments(pools: Sequence[ImagePool], tile_px: int, seed: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, every pool counting the same."""
+    rng = np.random.default_rng((seed, 0x5D))
+    tiles = np.concatenate([pool.tiles(rng, 200, tile_px) for pool in pools]).astype(np.float64)
+    return tiles.mean(axis=(0, 2, 3)).tolist(), tiles.std(axis=(0, 2, 3)).tolist()

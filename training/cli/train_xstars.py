@@ -1,0 +1,99 @@
+"""``vigie train xstars``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from training.align.msad import MODES
+from training.align.xstars import XstarsTraining
+from training.cli.common import DryRun, Seed, Threads
+from training.cli.runs import (
+    Checkpoints,
+    Device,
+    Minutes,
+    Out,
+    PrecisionName,
+    Prepared,
+    PresetFile,
+    Steps,
+    carry_out,
+)
+from training.data.sources import SourceSettings, open_sources
+from training.encoder_presets import ENCODERS, encoder_preset
+from training.presets import as_json
+from training.running.distributed import World
+from training.running.overrides import overridden, read_overrides
+from training.running.precision import checked, require_precision
+
+
+def xstars(
+    out: Out,
+    ombria: Annotated[Path | None, typer.Option(help="Folder in the OMBRIA layout.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Aerial images in one sub-folder per class.")] = None,
+    preset: Annotated[str, typer.Option(help=f"One of: {', '.join(ENCODERS)}.")] = "tiny",
+    preset_file: PresetFile = None,
+    msad: Annotated[
+        str | None, typer.Option(help=f"Alignment loss, instead of the preset's: {', '.join(MODES)}.")
+    ] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="DINO's samples per step, instead of the preset's.")] = None,
+    pairs_per_step: Annotated[
+        int | None, typer.Option(min=2, help="MSAD's pairs per step, instead of the preset's.")
+    ] = None,
+    hold_out: Annotated[
+        str | None, typer.Option(help="Event blocks of OMBRIA to leave out, such as B,C,K, instead of the preset's.")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = 2,
+    device: Device = "auto",
+    precision: PrecisionName = "fp32",
+    checkpoint_every: Checkpoints = 60.0,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the X-STARS encoder by DINO and the multi-sensor alignment loss (MSAD).
+
+    Over several processes: torchrun --nproc-per-node N --no-python vigie train xstars ... ; the batch is shared.
+    """
+
+    def prepare(world: World) -> Prepared:
+        chosen = encoder_preset(preset)
+        chosen = overridden(chosen, read_overrides(preset_file)) if preset_file else chosen
+        chosen = replace(chosen, msad=msad) if msad else chosen
+        chosen = replace(chosen, batch=batch) if batch else chosen
+        chosen = replace(chosen, pairs=pairs_per_step) if pairs_per_step else chosen
+        chosen = replace(chosen, held_out_events=tuple(hold_out.split(","))) if hold_out else chosen
+        number = checked(precision)
+        require_precision(number, world.device)
+        named = [(layout, folder) for layout, folder in (("ombria", ombria), ("classes", classes)) if folder]
+        settings = SourceSettings(gains=chosen.gains, held_out_events=chosen.held_out_events)
+        found = open_sources(settings, named)
+        config = {
+            "kind": "xstars",
+            "preset": as_json(chosen),
+            "seed": seed,
+            "data": dict(found.digests),
+            "images": sum(len(pool) for pool in found.pools),
+            "pairs": sorted({source.sensors for source in found.pairs}),
+            "precision": number,
+        }
+
+        def make() -> XstarsTraining:
+            return XstarsTraining(chosen, found.pools, found.pairs, seed, world=world, precision=number)
+
+        return make, config
+
+    carry_out(
+        prepare,
+        out,
+        steps=steps,
+        minutes=minutes,
+        threads=threads,
+        dry_run=dry_run,
+        device=device,
+        checkpoint_every_s=checkpoint_every,
+    )
