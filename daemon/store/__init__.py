@@ -14,6 +14,8 @@ full, read-only or not migrated.
     areas() -> {name: WatchedArea}                    settled(area=None) -> bool
     excuse(catalog) -> the areas that waited for a catalog that never answered
     cursor(catalog, area) -> Cursor | None            close_window(catalog, areas, cursor) -> int made pending
+    checkpoint(catalog, areas, token)                 mark(source, area, cursor)
+    release_listed(source, areas) -> int made pending
     record_page(catalog, sightings) -> PageCounts     replay(*, scene_ids=(), item_ids=(), failed=False) -> int
     scene(scene_id) -> SceneRow | None                scenes(*, item_id=None, state=None) -> tuple[SceneRow, ...]
     versions_of(identity) -> tuple[Scene, ...]        identities_of(scene_ids) -> {scene id: identity}
@@ -41,6 +43,7 @@ from __future__ import annotations
 
 from daemon.store.ending import Ending
 from daemon.store.records import (
+    BACK_FILL,
     SCENE_STATES,
     Claim,
     Cursor,
@@ -62,6 +65,7 @@ from daemon.store.records import (
 from daemon.store.store import Store
 
 __all__ = [
+    "BACK_FILL",
     "SCENE_STATES",
     "Claim",
     "Cursor",

@@ -99,17 +99,29 @@ class Areas:
                 )
                 if moved.rowcount != 1:
                     raise ValueError(f"catalog {catalog!r} is not registered for area {name!r}; call register_areas")
-            listed_here = and_(SIGHTING.c.catalog == catalog, SIGHTING.c.area.in_(areas))
-            ready = connection.execute(
-                update(SCENE)
-                .where(
-                    SCENE.c.state == "discovered",
-                    SCENE.c.scene_id.in_(select(SIGHTING.c.scene_id).where(listed_here)),
-                )
-                .values(state="pending")
+            return _make_claimable(connection, catalog, areas)
+
+    def release_listed(self, source: str, areas: Sequence[str]) -> int:
+        """Make pending what ``source`` has listed for ``areas``, where no window of a cursor is closed: a back-fill.
+
+        Returns how many scenes.
+        """
+        with self._database.write() as connection:
+            lock_areas(self._database, connection, areas)
+            self._database.take_turn(connection, Turn.RECORD)
+            return _make_claimable(connection, source, areas)
+
+    def mark(self, source: str, area: str, cursor: Cursor) -> None:
+        """Remember how far ``source``, which is not a watched catalog, has been read for ``area``.
+
+        :meth:`cursor` tells it. No scene waits for such a source.
+        """
+        values = {"time": cursor.time, "token": cursor.token, "swept_at": cursor.swept_at}
+        with self._database.write() as connection:
+            insert = self._database.insert(CURSOR).values(
+                catalog=source, area=area, settled=True, active=False, **values
             )
-            connection.execute(delete(SIGHTING).where(listed_here))
-            return ready.rowcount
+            connection.execute(insert.on_conflict_do_update(index_elements=["catalog", "area"], set_=values))
 
     def excuse(self, catalog: str) -> tuple[str, ...]:
         """Stop waiting for a catalog that has never been read whole; returns the areas that waited for it, sorted.
@@ -144,6 +156,17 @@ def lock_areas(
     if not database.is_sqlite:
         statement = statement.with_for_update(key_share=True, skip_locked=skip_locked)
     return frozenset(connection.execute(statement).scalars())
+
+
+def _make_claimable(connection: Connection, source: str, areas: Sequence[str]) -> int:
+    listed_here = and_(SIGHTING.c.catalog == source, SIGHTING.c.area.in_(areas))
+    ready = connection.execute(
+        update(SCENE)
+        .where(SCENE.c.state == "discovered", SCENE.c.scene_id.in_(select(SIGHTING.c.scene_id).where(listed_here)))
+        .values(state="pending")
+    )
+    connection.execute(delete(SIGHTING).where(listed_here))
+    return ready.rowcount
 
 
 def _areas(connection: Connection) -> Mapping[str, WatchedArea]:

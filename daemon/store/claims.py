@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, or_, select, tuple_, update
 from sqlalchemy.sql.expression import FromClause
 
 from daemon.errors import LeaseLost
@@ -29,13 +29,17 @@ class Claims:
     _max_attempts: int
 
     def claim(self, owner: str, lease_s: float) -> Claim | None:
-        """Take the earliest scene that may be scored now, for ``lease_s`` seconds; None where there is none.
+        """Take the first scene that may be scored now, for ``lease_s`` seconds; None where there is none.
 
         A scene may be scored when, in each of its areas,
 
         1. every active catalog has closed its first window, so that the sensing order is known,
-        2. no pending or claimed scene, those waiting for a retry included, precedes it in (sensing time, scene id),
-        3. nobody works on another scene.
+        2. no pending or claimed scene, those waiting for a retry included, precedes it in (priority, sensing time,
+           scene id),
+        3. nobody works on another scene of its priority or a lower number.
+
+        So a back-fill, whose priority is above 0, never keeps a watched scene waiting: neither does it stand in front
+        of one, nor does its work block the area. Over all areas the lowest priority is taken first, then the earliest.
 
         Scenes without a common area are worked on side by side. An expired lease is claimed again with a higher fence;
         its attempt counts, so a scene that kills its workers ends as failed.
@@ -215,17 +219,24 @@ def _candidates(connection: Connection, now: datetime) -> list[str]:
         select(here.c.scene_id)
         .select_from(here.join(waiting, waiting.c.scene_id == here.c.scene_id))
         .where(here.c.area == AREA.c.name, ~here.c.done, waiting.c.state.in_(_WAITING))
-        .order_by(here.c.sensing_time, here.c.scene_id)
+        .order_by(here.c.priority, here.c.sensing_time, here.c.scene_id)
         .limit(1)
         .correlate(AREA)
         .scalar_subquery()
     )
     # Two statements: as one, a database without statistics may look for the first scenes once per scene.
     firsts = connection.execute(select(first).select_from(AREA).where(AREA.c.active)).scalars()
+    place = SCENE_AREA.alias("place")
+    urgency = (
+        select(func.min(place.c.priority))
+        .where(place.c.scene_id == SCENE.c.scene_id, ~place.c.done)
+        .correlate(SCENE)
+        .scalar_subquery()
+    )
     statement = (
         select(SCENE.c.scene_id)
         .where(SCENE.c.scene_id.in_({scene_id for scene_id in firsts if scene_id is not None}), _claimable(SCENE, now))
-        .order_by(SCENE.c.sensing_time, SCENE.c.scene_id)
+        .order_by(urgency, SCENE.c.sensing_time, SCENE.c.scene_id)
     )
     return list(connection.execute(statement).scalars())
 
@@ -248,9 +259,10 @@ def _claimable(scene: Table, now: datetime) -> ColumnElement[bool]:
     )
     comes_first = and_(
         other.c.state.in_(_WAITING),
-        tuple_(theirs.c.sensing_time, theirs.c.scene_id) < tuple_(mine.c.sensing_time, mine.c.scene_id),
+        tuple_(theirs.c.priority, theirs.c.sensing_time, theirs.c.scene_id)
+        < tuple_(mine.c.priority, mine.c.sensing_time, mine.c.scene_id),
     )
-    is_worked_on = and_(other.c.state == "claimed", other.c.lease_until > now)
+    is_worked_on = and_(other.c.state == "claimed", other.c.lease_until > now, theirs.c.priority <= mine.c.priority)
     return and_(
         or_(scene.c.state == "pending", and_(scene.c.state == "claimed", scene.c.lease_until <= now)),
         or_(scene.c.not_before.is_(None), scene.c.not_before <= now),

@@ -44,6 +44,7 @@ class Page:
         self._catalog = catalog
         self._now = database.now(connection)
         self._known = areas_of(connection, [scene.scene_id for scene in scenes])
+        self._behind = _behind(connection, list(self._known))
         self._versions = _versions_of(connection, [scene.identity for scene in scenes])
         self._unwritten: dict[Table, list[dict[str, Any]]] = {SCENE: [], SCENE_AREA: [], SIGHTING: []}
         self._counts: Counter[str] = Counter()
@@ -90,7 +91,7 @@ class Page:
                 "finished_at": self._now if stale_against else None,
             }
         )
-        self._place(scene, sighting.areas)
+        self._place(scene, sighting.areas, sighting.priority)
         version = _Version(
             scene_id=scene.scene_id, sensor=scene.sensor, order=order, catalog=scene.catalog, updated=scene.updated
         )
@@ -132,11 +133,20 @@ class Page:
                     .values(role=role)
                 )
                 known[area] = (role, False)
+        for area in sighting.areas:
+            if self._behind.get((scene_id, area), 0) > sighting.priority:
+                # What a back-fill has queued turns out to be wanted now.
+                self._connection.execute(
+                    update(SCENE_AREA)
+                    .where(SCENE_AREA.c.scene_id == scene_id, SCENE_AREA.c.area == area)
+                    .values(priority=sighting.priority)
+                )
+                self._behind[scene_id, area] = sighting.priority
         gained = {area: role for area, role in sighting.areas.items() if area not in known}
         this_scene = SCENE.c.scene_id == scene_id
         if gained:
             self._counts["gained"] += 1
-            self._place(sighting.scene, gained)
+            self._place(sighting.scene, gained, sighting.priority)
             self._connection.execute(
                 update(SCENE)
                 .where(this_scene, SCENE.c.state.in_(("done", "failed")))
@@ -145,13 +155,14 @@ class Page:
         if self._connection.execute(select(SCENE.c.state).where(this_scene)).scalar_one() == "discovered":
             self._sight(scene_id, sighting.areas)
 
-    def _place(self, scene: Scene, areas: Mapping[str, Role]) -> None:
+    def _place(self, scene: Scene, areas: Mapping[str, Role], priority: int) -> None:
         self._unwritten[SCENE_AREA] += [
             {
                 "scene_id": scene.scene_id,
                 "area": area,
                 "role": role,
                 "done": False,
+                "priority": priority,
                 "sensing_time": scene.sensing_time,
             }
             for area, role in sorted(areas.items())
@@ -178,6 +189,16 @@ def areas_of(connection: Connection, scene_ids: Sequence[str]) -> dict[str, dict
         for row in connection.execute(statement):
             areas.setdefault(row.scene_id, {})[row.area] = (row.role, row.done)
     return areas
+
+
+def _behind(connection: Connection, scene_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Read the priority of each scene in each area where it stands behind the others."""
+    behind: dict[tuple[str, str], int] = {}
+    for chunk in _chunks(scene_ids):
+        columns = (SCENE_AREA.c.scene_id, SCENE_AREA.c.area, SCENE_AREA.c.priority)
+        statement = select(*columns).where(SCENE_AREA.c.scene_id.in_(chunk), SCENE_AREA.c.priority > 0)
+        behind |= {(row.scene_id, row.area): row.priority for row in connection.execute(statement)}
+    return behind
 
 
 def _versions_of(connection: Connection, identities: Sequence[str]) -> dict[str, list[_Version]]:

@@ -12,6 +12,9 @@ from daemon.scenes import Scene
 Role = Literal["history", "fresh"]
 """``history``: learnt from, never alerted on. ``fresh``: may raise alerts."""
 
+BACK_FILL = 1
+"""Priority of history that was asked for: no fresh scene waits for it."""
+
 SceneState = Literal["discovered", "pending", "claimed", "done", "failed", "superseded"]
 """``discovered``: in a window that is still open. ``superseded``: never scored, and a newer version has arrived."""
 
@@ -55,6 +58,8 @@ class Sighting:
     scene: Scene
     areas: Mapping[str, Role]
     """Area name to the part that the scene plays there; not empty."""
+    priority: int = 0
+    """0: as watched. :data:`BACK_FILL`: taken up only when nothing else waits."""
 
 
 @dataclass(frozen=True, kw_only=True)

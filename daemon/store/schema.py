@@ -99,9 +99,11 @@ SCENE_AREA = Table(
     Column("area", ForeignKey("area.name"), primary_key=True),
     Column("role", String(20), nullable=False),
     Column("done", Boolean(create_constraint=False), nullable=False),
+    # 0: as watched. Above: taken up only when nothing of a lower number waits, and never waited for by it.
+    Column("priority", Integer, nullable=False, server_default="0"),
     # The scene's own, once more: the next scene of an area is the first row of this index.
     Column("sensing_time", UtcDateTime, nullable=False),
-    Index(None, "area", "done", "sensing_time", "scene_id"),
+    Index(None, "area", "done", "priority", "sensing_time", "scene_id"),
 )
 
 SIGHTING = Table(

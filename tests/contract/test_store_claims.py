@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 from daemon.errors import LeaseLost
-from daemon.store import Claim, Cursor, Store
+from daemon.store import BACK_FILL, Claim, Cursor, Sighting, Store
 from tests.stores import NOON, StoreBench, claimed, end, make_scene, ready, seen, settle, watch
 
 
@@ -281,3 +281,58 @@ def test_workers_that_race_for_one_scene_get_it_once(bench: StoreBench) -> None:
         winners = [claim for claim in pool.map(race, range(6)) if claim is not None]
     assert len(winners) == 1
     assert winners[0].fence == 1
+
+
+def back_filled(name: str, hours: float, *areas: str) -> Sighting:
+    return Sighting(
+        scene=make_scene(name, hours), areas=dict.fromkeys(areas or ("north",), "history"), priority=BACK_FILL
+    )
+
+
+def test_no_fresh_scene_waits_for_a_back_fill(store: Store) -> None:
+    settle(store)
+    store.record_page("back-fill", [back_filled("old-1", -900), back_filled("old-2", -800)])
+    assert store.claim("worker", 60) is None
+    assert store.release_listed("back-fill", ["north", "south"]) == 2
+    history = claimed(store, "one")
+    assert history.scene.item_id == "old-1"
+    # A fresh scene arrives while history is worked on: it neither waits for that nor for the rest.
+    ready(store, seen(make_scene("fresh", 1)), seen(make_scene("elsewhere", 2), "south"))
+    fresh = claimed(store, "two")
+    assert fresh.scene.item_id == "fresh"
+    assert claimed(store, "three").scene.item_id == "elsewhere"
+    end(store, history)
+    assert store.claim("four", 60) is None  # and history waits while a fresh scene is worked on
+    end(store, fresh)
+    assert claimed(store).scene.item_id == "old-2"
+
+
+def test_fresh_scenes_of_any_area_come_before_a_back_fill_of_another(store: Store) -> None:
+    settle(store)
+    store.record_page("back-fill", [back_filled("old", -900, "north")])
+    store.release_listed("back-fill", ["north"])
+    ready(store, seen(make_scene("fresh", 5), "south"))
+    assert claimed(store).scene.item_id == "fresh"
+    assert claimed(store).scene.item_id == "old"
+
+
+def test_what_a_back_fill_has_queued_is_fresh_once_it_is_watched(store: Store) -> None:
+    settle(store)
+    store.record_page("back-fill", [back_filled("a", -900), back_filled("b", -800)])
+    store.release_listed("back-fill", ["north"])
+    ready(store, seen(make_scene("b", -800)), seen(make_scene("c", 0)))
+    names = []
+    while claim := store.claim("worker", 60):
+        names.append((claim.scene.item_id, claim.areas["north"]))
+        end(store, claim)
+    assert names == [("b", "fresh"), ("c", "fresh"), ("a", "history")]
+
+
+def test_a_mark_of_a_back_fill_is_no_catalog_that_is_waited_for(store: Store) -> None:
+    settle(store)
+    assert store.cursor("back-fill", "north") is None
+    store.mark("back-fill", "north", Cursor(time=NOON, token="3"))
+    store.mark("back-fill", "north", Cursor(time=NOON, token="4"))
+    assert store.cursor("back-fill", "north") == Cursor(time=NOON, token="4", settled=True)
+    ready(store, seen(make_scene("a")))
+    assert claimed(store).scene.item_id == "a"
