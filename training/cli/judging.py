@@ -69,7 +69,7 @@ def pixel_meaning(spec: FamilySpec, bands: str | None, gain: float | None) -> Pi
     return PixelMeaning(gains=gains, bands=wanted)
 
 
-def command_line(command: str, options: Mapping[str, Any]) -> str:
+def command_line(command: str, options: Mapping[str, Any], *, group: str = "evaluate") -> str:
     """A command as it would be typed; options that are None or false are left out, and true ones are flags."""
     words: list[str] = []
     for name, value in options.items():
@@ -77,7 +77,7 @@ def command_line(command: str, options: Mapping[str, Any]) -> str:
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not None and each is not False:
                 words += [flag] if each is True else [flag, str(each)]
-    return f"vigie evaluate {command} {shlex.join(words)}".rstrip()
+    return f"vigie {group} {command} {shlex.join(words)}".rstrip()
 
 
 def machine_facts(threads: int) -> dict[str, Any]:

@@ -93,10 +93,15 @@ class ColocatedFolder:
         """The sensors' names, in the order of their folders."""
         return tuple(self.files)
 
-    def images(self, share: float, *, keep_bytes: int = KEEP_BYTES) -> Mapping[str, ImageFiles]:
-        """The images of each sensor, uint16 of :data:`UNIT`, but for the ``share`` of names that is held out."""
+    def images(
+        self, share: float, *, standardise: bool = True, keep_bytes: int = KEEP_BYTES
+    ) -> Mapping[str, ImageFiles]:
+        """The images of each sensor, uint16 of :data:`UNIT`, but for the ``share`` of names that is held out.
+
+        They are brought to common moments if ``standardise`` and all sensors' own ones are known.
+        """
         own = [look.moments for look in self.looks.values()]
-        common = pooled([one for one in own if one is not None]) if None not in own else None
+        common = pooled([one for one in own if one is not None]) if standardise and None not in own else None
         return {
             sensor: ImageFiles(
                 [path for name, path in found.items() if not held_out(name, share)],

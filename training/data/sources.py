@@ -33,6 +33,8 @@ class SourceSettings:
     """Event blocks of ``ombria`` that are left out."""
     held_out_share: float = 0.0
     """Share of the names of ``colocated`` and ``msc-france`` that is left out, by a hash of the name."""
+    standardise: bool = True
+    """Whether sensors of ``colocated`` and ``msc-france`` are brought to common moments, where their own are known."""
     keep_bytes: int = KEEP_BYTES
     """Memory for decoded images of ``colocated`` and ``msc-france``, per sensor."""
 
@@ -138,7 +140,7 @@ def _msc_france(root: Path, settings: SourceSettings) -> Sources:
 
 def _of_folder(layout: str, folder: ColocatedFolder, settings: SourceSettings) -> Sources:
     """Every sensor's images for DINO; every two sensors' images of one name as pairs."""
-    images = folder.images(settings.held_out_share, keep_bytes=settings.keep_bytes)
+    images = folder.images(settings.held_out_share, standardise=settings.standardise, keep_bytes=settings.keep_bytes)
     alone = {sensor: count for sensor, count in folder.alone().items() if count}
     note = ", ".join(f"{count} of {sensor}" for sensor, count in alone.items())
     return Sources(
