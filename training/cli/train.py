@@ -10,6 +10,7 @@ import typer
 
 from training.cli.common import DryRun, Seed, Threads, errors_told, print_json
 from training.cli.runs import Checkpoints, Device, Minutes, Out, PrecisionName, Prepared, PresetFile, Steps, carry_out
+from training.cli.train_statistics import statistics
 from training.cli.train_xstars import xstars
 from training.data.quantiles import match_quantiles
 from training.denoise.denoiser import DenoiserTraining
@@ -23,6 +24,7 @@ from training.running.precision import checked, require_precision
 train = typer.Typer(help="Train the networks that the daemon serves.", no_args_is_help=True)
 
 train.command()(xstars)
+train.command()(statistics)
 
 
 @train.command()
