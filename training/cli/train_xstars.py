@@ -22,7 +22,7 @@ from training.cli.runs import (
     Steps,
     carry_out,
 )
-from training.data.sources import SourceSettings, open_sources
+from training.data.sources import PAIR_LAYOUTS, SourceSettings, open_sources, parse_pairs
 from training.encoder_presets import ENCODERS, encoder_preset
 from training.presets import as_json
 from training.running.distributed import World
@@ -34,6 +34,10 @@ def xstars(
     out: Out,
     ombria: Annotated[Path | None, typer.Option(help="Folder in the OMBRIA layout.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Aerial images in one sub-folder per class.")] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(help=f"LAYOUT=DIR, a folder of co-located images; give several. {', '.join(PAIR_LAYOUTS)}."),
+    ] = None,
     preset: Annotated[str, typer.Option(help=f"One of: {', '.join(ENCODERS)}.")] = "tiny",
     preset_file: PresetFile = None,
     msad: Annotated[
@@ -70,8 +74,12 @@ def xstars(
         number = checked(precision)
         require_precision(number, world.device)
         named = [(layout, folder) for layout, folder in (("ombria", ombria), ("classes", classes)) if folder]
+        named += [parse_pairs(text) for text in pairs or []]
         settings = SourceSettings(gains=chosen.gains, held_out_events=chosen.held_out_events)
         found = open_sources(settings, named)
+        if world.leads:
+            for note in found.notes:
+                typer.echo(note, err=True)
         config = {
             "kind": "xstars",
             "preset": as_json(chosen),
