@@ -9,7 +9,10 @@ from training.cli.evaluate_calibration import calibration
 from training.cli.evaluate_cascade import cascade
 from training.cli.evaluate_denoising import denoising
 from training.cli.evaluate_flood import flood
+from training.cli.evaluate_knn import knn
+from training.cli.evaluate_linear import linear
 from training.cli.evaluate_ood import ood
+from training.cli.evaluate_retrieval import retrieval
 from training.cli.evaluate_spacenet8 import spacenet8
 from training.cli.evaluate_sweep import sweep
 
@@ -23,3 +26,6 @@ evaluate.command()(denoising)
 evaluate.command()(flood)
 evaluate.command()(spacenet8)
 evaluate.command()(sweep)
+evaluate.command()(retrieval)
+evaluate.command()(knn)
+evaluate.command()(linear)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from training.data.classfolder import ClassFolder
 from training.data.heldout import FloodTiles, class_tiles
 from training.denoise.run_preset import preset_of
 from training.errors import RunInvalid
-from training.evaluate.encoder_checks import Figure, class_images, neighbour_accuracy, plain_pixels, recall_at_1
+from training.evaluate.encoders.checks import Figure, neighbour_accuracy, recall_at_1
+from training.evaluate.encoders.preprocessing import of_whole_images, whole_images
+from training.evaluate.encoders.subjects import plain_pixels
 from training.evaluate.fitted import Networks, flood_arrays, flood_examples, normal_of
 from training.flood.fit import FloodFit
 from training.presets import DenoiserPreset
@@ -193,7 +195,10 @@ def _places(floods: FloodTiles, encoder: Runner, sizes: ExportSizes, rng: np.ran
 
 def _classes(preset: DenoiserPreset, data: Path, encoder: Runner) -> Figure:
     folder = ClassFolder.open(data)
-    (train, labels), (test, wanted) = class_images(folder, preset.gains, preset.tile_px)
+    how = replace(of_whole_images(preset.tile_px), gains={"aerial": preset.gains})
+    (train, labels), (test, wanted) = (
+        (whole_images(half, how), [image.label for image in half]) for half in folder.halves()
+    )
     return Figure(
         name=f"class by 20 neighbours, {len(folder.labels)} classes, whole images averaged to {preset.tile_px} px",
         encoder=neighbour_accuracy(cls_embeddings(encoder, train), labels, cls_embeddings(encoder, test), wanted),

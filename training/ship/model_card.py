@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.odeed import OdeedSettings
-from training.evaluate.encoder_checks import Figure
+from training.evaluate.encoders.checks import Figure
 
 SOURCES = {
     "ombria": (
