@@ -11,6 +11,7 @@ from training.evaluate.metrics import (
     auroc_within,
     average_precision,
     false_positive_rate,
+    joint_strata,
     strata_of,
     z_sum,
 )
@@ -88,3 +89,10 @@ def test_z_sum_weighs_scores_alike_whatever_their_units() -> None:
     np.testing.assert_allclose(z_sum(1000 * a + 7, b / 1000), fused)
     np.testing.assert_allclose(fused, (a - a.mean()) / a.std() + (b - b.mean()) / b.std())
     np.testing.assert_allclose(z_sum(a, np.full(50, 3.0)), (a - a.mean()) / a.std())
+
+
+def test_joint_strata_are_the_combinations_of_bins_that_occur() -> None:
+    a = np.asarray([0.0, 1, 2, 3, 0, 1, 2, 3])
+    b = np.asarray([5.0, 5, 5, 5, 9, 9, 9, 9])
+    assert joint_strata([a], 2).tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert joint_strata([a, b], 2).tolist() == [0, 0, 2, 2, 1, 1, 3, 3]

@@ -7,8 +7,8 @@ import pytest
 
 from engine.errors import InputMismatch
 from training.evaluate.choice import choose_examples, choose_tiles
-from training.evaluate.comparison import differences, knowledge
-from training.evaluate.metrics import auroc, z_sum
+from training.evaluate.comparison import JOINT_STRATA, differences, knowledge
+from training.evaluate.metrics import auroc, joint_strata, z_sum
 from training.evaluate.ood import Kind, Outcome, Subject
 from training.evaluate.protocol import Ground, Scores, sides_of
 from training.evaluate.report import sentence
@@ -170,6 +170,38 @@ def test_knowledge_is_what_a_score_orders_where_the_control_is_level() -> None:
     assert oracle.fused_auroc == pytest.approx(auroc(fused[:100], fused[100:]), abs=1e-5)
     assert oracle.added_low is not None
     assert oracle.added_low > 0
+
+
+def test_knowledge_beyond_all_references_together_equals_a_loop_over_pairs() -> None:
+    rng = np.random.default_rng(3)
+    share, event = [1.0, 0.0] * 30, [i % 4 for i in range(60)]
+    score, one, two = rng.integers(0, 9, (3, 60)).astype(np.float64)
+    scored: dict[Subject | str, Scores] = {
+        subject("one", "control", reference=True): scores_of(list(one)),
+        subject("two", "control", reference=True): scores_of(list(two)),
+        subject("s"): scores_of(list(score)),
+    }
+    found = {
+        each.beyond: each
+        for each in knowledge(tables_of(ground_of(share, event), scored))
+        if each.protocol == "flooded-vs-dry"
+    }
+    assert set(found) == {"one", "two", "one + two"}
+    both = found["one + two"]
+    order = np.concatenate([np.arange(0, 60, 2), np.arange(1, 60, 2)])  # positives first, as strata see them
+    stratum = joint_strata([one[order], two[order]], JOINT_STRATA)
+    own = score[order]
+    won = pairs = 0.0
+    for i in range(30):
+        for j in range(30, 60):
+            if stratum[i] == stratum[j]:
+                pairs += 1
+                won += 1.0 if own[i] > own[j] else 0.5 if own[i] == own[j] else 0.0
+    assert both.within_strata == pytest.approx(won / pairs, abs=1e-5)
+    assert both.within_share == pytest.approx(pairs / 900, abs=1e-4)
+    alone, fused = z_sum(one[order], two[order]), z_sum(one[order], two[order], own)
+    gain = auroc(fused[:30], fused[30:]) - auroc(alone[:30], alone[30:])
+    assert both.added == pytest.approx(gain, abs=2e-5)
 
 
 def test_logarithms_enter_fusions_where_a_subject_says_so() -> None:

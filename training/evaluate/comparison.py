@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from training.evaluate.bootstrap import PairCounts, events_in, interval
-from training.evaluate.metrics import strata_of, z_sum
+from training.evaluate.metrics import joint_strata, z_sum
 from training.evaluate.ood import Subject
 from training.evaluate.protocol import PROTOCOLS, TILE_PROTOCOLS, Protocol, Sides, sides_of
 from training.evaluate.table import Tables, counts_of, is_judged, rounded
 
 STRATA = 10
 """Quantile strata of a control, within which a score is judged."""
+
+JOINT_STRATA = 3
+"""The same of each control where several are held level together: finer strata would hold hardly a pair."""
 
 Against = Literal["one look", "any"]
 
@@ -45,13 +46,17 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Knowledge:
-    """What a scorer knows beyond a reference control."""
+    """What a scorer knows beyond a reference control, or beyond all of them together."""
 
     scorer: str
     beyond: str
+    """The control's name, or all names with a plus between."""
     protocol: Protocol
     within_strata: float | None
-    """AUROC over the pairs that lie in one tenth of the reference's values: 0.5 is nothing."""
+    """AUROC over the pairs that lie in one tenth of the reference's values, or in one third of each of several: 0.5
+    is nothing."""
+    within_share: float
+    """Share of all pairs that lie so, 0..1."""
     within_low: float | None
     within_high: float | None
     reference_auroc: float | None
@@ -85,15 +90,15 @@ def differences(tables: Tables) -> list[Difference]:
 
 
 def knowledge(tables: Tables) -> list[Knowledge]:
-    """Every scorer that is no control, beside each reference control, on all tiles that both ran on."""
-    references = [subject for subject in tables.subjects if subject.reference]
-    found = [
-        _beyond(tables, subject, reference, protocol)
-        for protocol in TILE_PROTOCOLS
-        for subject in tables.subjects
-        for reference in references
-        if subject.kind != "control" and is_judged(subject, protocol) and is_judged(reference, protocol)
-    ]
+    """Every scorer that is no control, beside each reference control and all of them, on the tiles that all ran on."""
+    found: list[Knowledge | None] = []
+    for protocol in TILE_PROTOCOLS:
+        references = [each for each in tables.subjects if each.reference and is_judged(each, protocol)]
+        together = [references] if len(references) > 1 else []
+        for subject in tables.subjects:
+            if subject.kind != "control" and is_judged(subject, protocol):
+                held = [[reference] for reference in references] + together
+                found += [_beyond(tables, subject, those, protocol) for those in held]
     return [each for each in found if each is not None]
 
 
@@ -132,17 +137,21 @@ def _against_best(
     )
 
 
-def _beyond(tables: Tables, subject: Subject, reference: Subject, protocol: Protocol) -> Knowledge | None:
+def _beyond(tables: Tables, subject: Subject, references: Sequence[Subject], protocol: Protocol) -> Knowledge | None:
     ground, scores = tables.outcome.ground, tables.outcome.scores
-    rows = tables.usable(subject, protocol) & tables.usable(reference, protocol)
-    own, other = (
+    rows = tables.usable(subject, protocol)
+    for reference in references:
+        rows = rows & tables.usable(reference, protocol)
+    own, *others = (
         sides_of(protocol, ground, scores[each.name].log() if each.logarithmic else scores[each.name], rows)
-        for each in (subject, reference)
+        for each in (subject, *references)
     )
     if not own.complete:
         return None
-    stratified = _within(own, other, len(ground.events))
-    fused, alone = counts_of(own.with_scores(z_sum(own.both, other.both)), ground), counts_of(other, ground)
+    stratified = _within(own, others, len(ground.events))
+    known = [other.both for other in others]
+    fused = counts_of(own.with_scores(z_sum(own.both, *known)), ground)
+    alone = counts_of(own.with_scores(z_sum(*known)) if len(known) > 1 else others[0], ground)
     events = events_in(alone)
     inside = interval(stratified.drawn(tables.draws), events)
     gain = interval(fused.drawn(tables.draws) - alone.drawn(tables.draws), events)
@@ -151,9 +160,10 @@ def _beyond(tables: Tables, subject: Subject, reference: Subject, protocol: Prot
     assert reference_auroc is not None
     return Knowledge(
         scorer=subject.name,
-        beyond=reference.name,
+        beyond=" + ".join(reference.name for reference in references),
         protocol=protocol,
         within_strata=rounded(stratified.auroc()),
+        within_share=round(float(stratified.pairs.sum() / alone.pairs.sum()), 4),
         within_low=rounded(inside.low),
         within_high=rounded(inside.high),
         reference_auroc=rounded(reference_auroc),
@@ -166,8 +176,8 @@ def _beyond(tables: Tables, subject: Subject, reference: Subject, protocol: Prot
     )
 
 
-def _within(own: Sides, other: Sides, events: int) -> PairCounts:
-    strata = strata_of(np.asarray(other.both), STRATA)
+def _within(own: Sides, others: Sequence[Sides], events: int) -> PairCounts:
+    strata = joint_strata([other.both for other in others], STRATA if len(others) == 1 else JOINT_STRATA)
     return PairCounts.within(
         own.positive,
         own.negative,

@@ -7,6 +7,7 @@ by None, never by NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,13 @@ def strata_of(values: FloatArray, count: int) -> npt.NDArray[np.int64]:
     """Which of ``count`` quantile strata each value is in; equal values share one, so there may be fewer.  (n,)"""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1)[1:-1]))
     return np.searchsorted(edges, values, side="right").astype(np.int64)
+
+
+def joint_strata(others: Sequence[FloatArray], bins: int) -> npt.NDArray[np.int64]:
+    """One stratum for each combination of the others' quantile bins that occurs.  (n,), from (n,) each"""
+    each = np.stack([strata_of(np.asarray(values), bins) for values in others], axis=1)
+    _, stratum = np.unique(each, axis=0, return_inverse=True)
+    return np.asarray(stratum, dtype=np.int64).reshape(len(each))
 
 
 def z_sum(*scores: FloatArray) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.evaluate.comparison import STRATA, Difference, Knowledge
+from training.evaluate.comparison import JOINT_STRATA, STRATA, Difference, Knowledge
 from training.evaluate.figures import is_shipped
 from training.evaluate.protocol import FLOODED_FROM, PROTOCOLS, Protocol
 from training.evaluate.record import write_whole
@@ -121,15 +121,17 @@ class Report:
 
     def _knowledge(self) -> list[str]:
         table = [
-            f"Within tenths of the control's values (of {STRATA}), 0.5 would be nothing. *Fused* is the sum of both "
-            "z-scores; *added* is what it gains on the control alone.",
+            f"*Within*: among pairs of tiles in one of {STRATA} quantile strata of the control, where 0.5 would be "
+            f"nothing; where several controls are held level together, in one of {JOINT_STRATA} of each. *Pairs* is "
+            "the share of pairs that lie so. *Fused* is the sum of the z-scores; *added* is its gain on the controls'.",
             "",
-            "| scorer | beyond | protocol | within tenths | interval | control | fused | added | interval |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| scorer | beyond | protocol | within | interval | pairs | control | fused | added | interval |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         return table + [
             f"| {each.scorer} | {each.beyond} | {each.protocol} | {_number(each.within_strata)} | "
-            f"{_range(each.within_low, each.within_high)} | {_number(each.reference_auroc)} | "
+            f"{_range(each.within_low, each.within_high)} | {_number(each.within_share, 2)} | "
+            f"{_number(each.reference_auroc)} | "
             f"{_number(each.fused_auroc)} | {_number(each.added)} | {_range(each.added_low, each.added_high)} |"
             for each in self.knowledge
         ]
