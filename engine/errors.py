@@ -12,6 +12,7 @@
         ├── SensorUnknown         no sensor of the table matches
         ├── BandMissing           a scene lacks a band that the model needs
         ├── BundleError           a model bundle is incomplete, altered or of another format
+        ├── ShardInvalid          a tile shard is damaged, or not of its format
         ├── InputMismatch         an array's shape, dtype or bands differ from what a model declares
         └── RunnerUnavailable     the runner asked for cannot run on this machine
 
@@ -60,6 +61,10 @@ class BandMissing(PermanentError):
 
 class BundleError(PermanentError):
     """A model bundle is incomplete, altered or of another format."""
+
+
+class ShardInvalid(PermanentError):
+    """A tile shard is damaged, or not of its format."""
 
 
 class InputMismatch(PermanentError):

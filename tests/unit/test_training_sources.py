@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.shards import ShardFacts, write_shard
 from tests.rasters import write_plain
 from training.data.colocated import UNIT, ColocatedFolder, SensorLook, read_look
 from training.data.covering import CoveringPairs, same_ground
@@ -17,7 +18,6 @@ from training.data.image_files import Decoder, ImageFiles
 from training.data.moments import Moments, matched, pooled
 from training.data.msc_france import MOMENTS, SIDES, open_msc_france
 from training.data.resample import Box, axis_weights, resampled, touched
-from training.data.shards import ShardFacts, write_shard
 from training.data.sources import Sources, SourceSettings, open_sources, parse_pairs
 from training.data.splits import held_out
 from training.errors import RunInvalid, TrainingDataInvalid

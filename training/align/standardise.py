@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.data.moments import Moments, pooled
 from training.data.pool import ImagePool
 
 
@@ -26,7 +27,17 @@ def standardise_input(patch_embed: nn.Conv2d, mean: Sequence[float], std: Sequen
 
 
 def moments(pools: Sequence[ImagePool], tile_px: int, seed: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, every pool counting the same."""
+    """Mean and standard deviation of each channel, every pool counting the same.
+
+    Coarse sensors may have images that are smaller than a tile: of their pool smaller tiles are measured.
+    """
     rng = np.random.default_rng((seed, 0x5D))
-    tiles = np.concatenate([pool.tiles(rng, 200, tile_px) for pool in pools]).astype(np.float64)
-    return tiles.mean(axis=(0, 2, 3)).tolist(), tiles.std(axis=(0, 2, 3)).tolist()
+    measured: list[Moments] = []
+    for pool in pools:
+        side = min(tile_px, *pool.images[0].shape[:2])
+        tiles = pool.tiles(rng, 200, side).astype(np.float64)
+        measured.append(
+            Moments(mean=tuple(tiles.mean(axis=(0, 2, 3)).tolist()), std=tuple(tiles.std(axis=(0, 2, 3)).tolist()))
+        )
+    common = pooled(measured)
+    return list(common.mean), list(common.std)

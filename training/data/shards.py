@@ -1,115 +1,49 @@
-"""Tile shards: many tiles in one safetensors file, as ``vigie harvest`` writes them.
+"""Folders of tile shards (:mod:`engine.shards`) as training images and pairs.
 
-A shard is a file ``*.safetensors`` with
-
-- the tensor ``tiles``, uint8, uint16 or float16, (n, C, H, W): numbers as stored, 0 in all bands where there is no
-  ground;
-- optionally the tensor ``earlier`` of the same type and shape: an earlier look at the same ground, row by row;
-- metadata, all strings: ``format`` = ``vigie.tiles.v1``; ``family``; ``bands``, a JSON list of C names; ``gain``, a
-  JSON list of C numbers, reflectance per stored number (1 for float16 that is reflectance already); ``gsd_m``, metres.
-
-A folder of shards is one data set: family, bands, gains, type and pixel size must be the same in all of them. Nothing
-in a shard can be executed when it is read.
+A folder that holds shards is one data set. ``vigie harvest`` writes a folder of such folders, one for each collection;
+their tiles are paired where they show the same ground at nearly the same time.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from engine.errors import ShardInvalid
+from engine.shards import SUFFIX, Shard, ShardFacts, ShardRow, read_shard
 from training.data.digests import digest_of_files
 from training.data.pool import PixelArray
 from training.errors import TrainingDataInvalid
 
-FORMAT = "vigie.tiles.v1"
-SUFFIX = ".safetensors"
-KINDS = ("uint8", "uint16", "float16")
+LEAST_PX = 8
+"""A tile that lies in a larger one is paired with its part of it if that has at least so many pixels a side."""
+
+Square = tuple[int, int, int, float]
+"""Ground: EPSG code, column and row of a grid of squares, and their side in metres."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardFacts:
-    """What a shard says of its tiles."""
+class PlacedTile:
+    """One tile and the ground that it shows."""
 
-    family: str
-    bands: tuple[str, ...]
-    gain: tuple[float, ...]
-    """Reflectance per stored number, one per band."""
-    gsd_m: float
-    """Pixel size, metres."""
+    row: ShardRow
+    pixels: PixelArray
+    """A view, (H, W, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """The tiles of one file, in memory."""
+class TilePair:
+    """Two tiles that show the same ground, whole."""
 
-    facts: ShardFacts
-    tiles: PixelArray
-    """(n, C, H, W)"""
-    earlier: PixelArray | None
-    """The same ground before, or None.  (n, C, H, W)"""
-
-
-def write_shard(path: Path, tiles: PixelArray, facts: ShardFacts, *, earlier: PixelArray | None = None) -> None:
-    """Write a shard, whole or not at all.
-
-    Args:
-        path: where; the name ends in ``.safetensors``.
-        tiles: uint8, uint16 or float16, (n, C, H, W).
-        facts: what they are; C bands and gains.
-        earlier: an earlier look at the same ground, of the same type and shape.
-
-    Raises:
-        TrainingDataInvalid: types, shapes or names do not fit the format.
-    """
-    _check(path, facts, tiles, earlier)
-    tensors = {"tiles": np.ascontiguousarray(tiles)}
-    if earlier is not None:
-        tensors["earlier"] = np.ascontiguousarray(earlier)
-    metadata = {
-        "format": FORMAT,
-        "family": facts.family,
-        "bands": json.dumps(facts.bands),
-        "gain": json.dumps(facts.gain),
-        "gsd_m": repr(float(facts.gsd_m)),
-    }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=metadata)
-    os.replace(partial, path)  # noqa: PTH105 - atomic on one file system
-
-
-def read_shard(path: Path) -> Shard:
-    """Read what :func:`write_shard` wrote.
-
-    Raises:
-        TrainingDataInvalid: the file is damaged or not of the format.
-    """
-    try:
-        with safe_open(path, framework="np") as opened:
-            metadata = opened.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise TrainingDataInvalid(
-                    f"{path} is of format {metadata.get('format')!r}; {FORMAT!r} is read here: move it elsewhere"
-                )
-            facts = ShardFacts(
-                family=metadata["family"],
-                bands=tuple(json.loads(metadata["bands"])),
-                gain=tuple(float(gain) for gain in json.loads(metadata["gain"])),
-                gsd_m=float(metadata["gsd_m"]),
-            )
-            names = set(opened.keys())
-            tiles = opened.get_tensor("tiles")
-            earlier = opened.get_tensor("earlier") if "earlier" in names else None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise TrainingDataInvalid(f"{path} is no tile shard ({error}); write it again or remove it") from error
-    _check(path, facts, tiles, earlier)
-    return Shard(facts=facts, tiles=tiles, earlier=earlier)
+    first: PlacedTile
+    second: PlacedTile
+    days: float
+    """Time between them, days."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +64,14 @@ class ShardFolder:
         paths = tuple(sorted(root.glob(f"*{SUFFIX}")))
         if not paths:
             raise TrainingDataInvalid(f"no tile shard (*{SUFFIX}) in {root}; give the folder that holds them")
-        shards = tuple(read_shard(path) for path in paths)
+        try:
+            shards = tuple(read_shard(path) for path in paths)
+        except ShardInvalid as error:
+            raise TrainingDataInvalid(str(error)) from error
         for path, shard in zip(paths, shards, strict=True):
-            if shard.facts != shards[0].facts or shard.tiles.dtype != shards[0].tiles.dtype:
+            if _kind(shard) != _kind(shards[0]):
                 raise TrainingDataInvalid(
-                    f"{path} holds {shard.tiles.dtype} tiles of {shard.facts}, and {paths[0]} {shards[0].tiles.dtype} "
-                    f"tiles of {shards[0].facts}; put them in two folders"
+                    f"{path} holds {_kind(shard)}, and {paths[0]} {_kind(shards[0])}; put them in two folders"
                 )
         return cls(root=root, paths=paths, shards=shards)
 
@@ -144,37 +80,133 @@ class ShardFolder:
         """What all shards say of their tiles."""
         return self.shards[0].facts
 
+    @property
+    def sensor(self) -> str:
+        """What took the tiles, as training names it: the collection, else the family."""
+        return (self.facts.sensor or self.facts.family).replace(".", "-")
+
     def images(self) -> list[PixelArray]:
         """All tiles, views of (H, W, C)."""
         return _each([shard.tiles for shard in self.shards])
 
+    def placed(self) -> list[PlacedTile]:
+        """The tiles whose ground is known."""
+        return [
+            PlacedTile(row=row, pixels=tile)
+            for shard in self.shards
+            if shard.rows
+            for row, tile in zip(shard.rows, _each([shard.tiles]), strict=True)
+        ]
+
     def pairs(self) -> list[tuple[PixelArray, PixelArray]]:
-        """Tiles that have an earlier look, and that look, views of (H, W, C)."""
+        """Tiles that have an earlier look, and that look, views of (H, W, C).
+
+        The earlier look is the shard's own ``earlier``, or else the last tile of the same cell that was sensed before.
+        """
         both = [(shard.tiles, shard.earlier) for shard in self.shards if shard.earlier is not None]
-        return list(zip(_each([now for now, _ in both]), _each([before for _, before in both]), strict=True))
+        told = list(zip(_each([now for now, _ in both]), _each([before for _, before in both]), strict=True))
+        places: dict[str, list[PlacedTile]] = defaultdict(list)
+        for tile in self.placed():
+            places[tile.row.cell.id].append(tile)
+        for looks in places.values():
+            looks.sort(key=lambda tile: (tile.row.sensed, tile.row.scene))
+            told += [(now.pixels, before.pixels) for before, now in itertools.pairwise(looks)]
+        return told
 
     def digest(self) -> str:
         """SHA-256 of every shard."""
         return digest_of_files(self.root, self.paths)
 
 
+def open_harvest(root: Path) -> list[ShardFolder]:
+    """The data sets of a harvest: the folder itself if it holds shards, else each sub-folder that does.
+
+    Raises:
+        TrainingDataInvalid: there is none, or one is damaged.
+    """
+    if any(root.glob(f"*{SUFFIX}")) or not root.is_dir():
+        return [ShardFolder.open(root)]
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and any(path.glob(f"*{SUFFIX}")))
+    if not folders:
+        raise TrainingDataInvalid(f"no tile shard (*{SUFFIX}) in {root} or a folder below it; see `vigie harvest`")
+    return [ShardFolder.open(folder) for folder in folders]
+
+
+def tile_pairs(first: ShardFolder, second: ShardFolder) -> list[TilePair]:
+    """Every two tiles of two data sets that show the same ground, no further apart in time than both allow.
+
+    Where one tile's cell lies in another's, it is paired with its part of the larger tile.
+    """
+    limits = [one.facts.within_days for one in (first, second) if one.facts.within_days is not None]
+    limit = min(limits, default=None)
+    ours, theirs = first.placed(), second.placed()
+    if not ours or not theirs:
+        return []
+    sides = {tile.row.cell.side_m for tile in theirs}
+    there = _by_square(theirs)
+    own_sides = {tile.row.cell.side_m for tile in ours}
+    pairs: list[TilePair] = []
+    for one in ours:
+        for side in sides:
+            if side >= one.row.cell.side_m:
+                pairs += _pairs_within(one, there.get(_square(one, side), ()), limit)
+    here = _by_square(ours)
+    for other in theirs:
+        for side in own_sides:
+            if side > other.row.cell.side_m:
+                found = _pairs_within(other, here.get(_square(other, side), ()), limit)
+                pairs += [TilePair(first=pair.second, second=pair.first, days=pair.days) for pair in found]
+    return pairs
+
+
+def _pairs_within(small: PlacedTile, large: Sequence[PlacedTile], limit: float | None) -> list[TilePair]:
+    """A tile beside its part of each of some tiles that hold it."""
+    pairs: list[TilePair] = []
+    for other in large:
+        days = abs((other.row.sensed - small.row.sensed).total_seconds()) / 86400
+        part = _part(small, other)
+        if part is not None and (limit is None or days <= limit):
+            pairs.append(TilePair(first=small, second=part, days=days))
+    return pairs
+
+
+def _part(small: PlacedTile, large: PlacedTile) -> PlacedTile | None:
+    """The part of a tile that shows a smaller one's ground; None where it has too few pixels."""
+    west, _, _, north = small.row.cell.bounds
+    left_m, _, _, top_m = large.row.cell.bounds
+    gsd_m = large.row.cell.gsd_m
+    side = small.row.cell.side_m / gsd_m
+    if side < LEAST_PX or side != int(side):
+        return None
+    left, top, px = round((west - left_m) / gsd_m), round((top_m - north) / gsd_m), int(side)
+    return PlacedTile(row=large.row, pixels=large.pixels[top : top + px, left : left + px])
+
+
+def _by_square(tiles: Sequence[PlacedTile]) -> Mapping[Square | None, Sequence[PlacedTile]]:
+    found: dict[Square | None, list[PlacedTile]] = defaultdict(list)
+    for tile in tiles:
+        found[_square(tile, tile.row.cell.side_m)].append(tile)
+    return found
+
+
+def _square(tile: PlacedTile, side_m: float) -> Square | None:
+    """The square of a side that the tile lies in; None where that is no multiple of the tile's own."""
+    cell = tile.row.cell
+    if side_m % cell.side_m:
+        return None
+    west, south, _, _ = cell.bounds
+    return cell.epsg, int(west // side_m), int(south // side_m), side_m
+
+
+def _kind(shard: Shard) -> str:
+    return f"{shard.tiles.dtype} tiles of {shard.facts}"
+
+
 def _each(arrays: Sequence[PixelArray]) -> list[PixelArray]:
     return [tile for array in arrays for tile in array.transpose(0, 2, 3, 1)]
 
 
-def _check(path: Path, facts: ShardFacts, tiles: PixelArray, earlier: PixelArray | None) -> None:
-    if path.suffix != SUFFIX:
-        raise TrainingDataInvalid(f"{path}: the name of a shard ends in {SUFFIX}")
-    if tiles.dtype.name not in KINDS or tiles.ndim != 4 or 0 in tiles.shape:
-        raise TrainingDataInvalid(
-            f"{path}: tiles are {tiles.dtype}{tiles.shape}; {', '.join(KINDS)} of (n, C, H, W) are expected"
-        )
-    if earlier is not None and (earlier.dtype != tiles.dtype or earlier.shape != tiles.shape):
-        raise TrainingDataInvalid(
-            f"{path}: earlier looks are {earlier.dtype}{earlier.shape} and tiles {tiles.dtype}{tiles.shape}; "
-            "they must be alike"
-        )
-    if not len(facts.bands) == len(facts.gain) == tiles.shape[1]:
-        raise TrainingDataInvalid(
-            f"{path}: {len(facts.bands)} bands and {len(facts.gain)} gains are named for {tiles.shape[1]} channels"
-        )
+def time_apart(pairs: Sequence[TilePair]) -> str:
+    """For people: how far apart in time the looks of some pairs are."""
+    days = np.array([pair.days for pair in pairs])
+    return f"{days.min():.1f} to {days.max():.1f} days apart, half of them at most {np.median(days):.1f}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.data.classfolder import ClassFolder
 from training.data.colocated import UNIT, ColocatedFolder, sensor_name
+from training.data.covering import CoveringPairs
 from training.data.image_files import KEEP_BYTES
 from training.data.msc_france import open_msc_france
 from training.data.ombria import OmbriaFolder, read_rgb
@@ -19,7 +21,7 @@ from training.data.pairs import (
     radar_and_optical,
 )
 from training.data.pool import ImagePool
-from training.data.shards import ShardFolder
+from training.data.shards import open_harvest, tile_pairs, time_apart
 from training.errors import RunInvalid, TrainingDataInvalid
 
 
@@ -155,23 +157,48 @@ def _of_folder(layout: str, folder: ColocatedFolder, settings: SourceSettings) -
 
 
 def _shards(root: Path, settings: SourceSettings) -> Sources:
-    """All tiles for DINO; tiles beside their earlier look, where the shards have one."""
-    folder = ShardFolder.open(root)
-    gains = folder.facts.gain
-    family = folder.facts.family
-    twice = folder.pairs()
-    seen = ColocatedImages(
-        sensors=(family, f"{family}-earlier"),
-        first=[now for now, _ in twice],
-        second=[before for _, before in twice],
-        usable=[(now.max(axis=-1) > 0) & (before.max(axis=-1) > 0) for now, before in twice],
-        first_gains=gains,
-        second_gains=gains,
-    )
+    """All tiles for DINO; tiles beside an earlier look, and beside those of other collections over the same ground."""
+    folders = open_harvest(root)
+    pairs: list[PairSource] = []
+    notes: list[str] = []
+    for folder in folders:
+        twice = folder.pairs()
+        if twice:
+            pairs.append(
+                ColocatedImages(
+                    sensors=(folder.sensor, f"{folder.sensor}-earlier"),
+                    first=[now for now, _ in twice],
+                    second=[before for _, before in twice],
+                    usable=[(now.max(axis=-1) > 0) & (before.max(axis=-1) > 0) for now, before in twice],
+                    first_gains=folder.facts.gain,
+                    second_gains=folder.facts.gain,
+                )
+            )
+    for one, other in itertools.combinations(folders, 2):
+        found = tile_pairs(one, other)
+        if not found:
+            notes.append(f"{root}: no two tiles of {one.sensor} and {other.sensor} show the same ground in time")
+            continue
+        notes.append(f"{root}: {len(found)} pairs of {one.sensor} and {other.sensor}, {time_apart(found)}")
+        pairs.append(
+            CoveringPairs(
+                sensors=(one.sensor, other.sensor),
+                first=[pair.first.pixels for pair in found],
+                second=[pair.second.pixels for pair in found],
+                first_gains=one.facts.gain,
+                second_gains=other.facts.gain,
+                names=[f"cell {pair.first.row.cell.id}" for pair in found],
+            )
+        )
     return Sources(
-        pools=(ImagePool(images=folder.images(), gains=gains, sensor=family),),
-        pairs=(seen,) if twice else (),
-        digests={"shards": folder.digest()},
+        pools=tuple(
+            ImagePool(images=folder.images(), gains=folder.facts.gain, sensor=folder.sensor) for folder in folders
+        ),
+        pairs=tuple(pairs),
+        digests={
+            "shards" if folder.root == root else f"shards:{folder.root.name}": folder.digest() for folder in folders
+        },
+        notes=tuple(notes),
     )
 
 
