@@ -152,6 +152,7 @@ class ModelBundle:
                 ),
             ),
             fingerprint=self._fingerprint(spec.encoder, inspect.getsource(vit)),
+            float32=vit.FLOAT32,
         )
 
     def denoiser_model(self, family: str) -> RunnableModel:
@@ -172,6 +173,7 @@ class ModelBundle:
                 outputs=(ArraySpec(name="denoised", shape=(-1, config.in_chans, side, side)),),
             ),
             fingerprint=self._fingerprint(spec.denoiser, inspect.getsource(unet) + repr(spec.sigma_data)),
+            float32=unet.FLOAT32,
         )
 
     def golden(self, family: str) -> dict[str, Float32Array]:

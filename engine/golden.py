@@ -62,14 +62,14 @@ def record_golden(
     arrays = {"pixels": pixels, "sigma": sigma, "noisy": pixels + sigma[:, None, None, None] * noise}
     if cond is not None:
         arrays["cond"] = cond
-    return arrays | _outputs(encoder, denoiser, settings, arrays)
+    return arrays | run_golden(encoder, denoiser, settings, arrays)
 
 
 def measure_parity(
     golden: Mapping[str, Float32Array], settings: OdeedSettings, encoder: Runner, denoiser: Runner
 ) -> Parity:
     """Run the golden inputs and compare with the recorded outputs."""
-    now = _outputs(encoder, denoiser, settings, golden)
+    now = run_golden(encoder, denoiser, settings, golden)
     n = len(golden["pixels"])
     cosine = (unit_rows(now["cls"]) * unit_rows(golden["cls"])).sum(axis=1)
     recorded = golden["denoised"].reshape(n, -1).astype(np.float64)
@@ -118,9 +118,10 @@ def check_golden(
     return parity
 
 
-def _outputs(
+def run_golden(
     encoder: Runner, denoiser: Runner, settings: OdeedSettings, arrays: Mapping[str, Float32Array]
 ) -> dict[str, Float32Array]:
+    """``cls``, ``denoised`` and ``odeed_score`` of a golden batch's inputs."""
     pixels, cond = arrays["pixels"], arrays.get("cond")
     feeds = {"x": arrays["noisy"], "sigma": arrays["sigma"]}
     if cond is not None:

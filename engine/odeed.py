@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.errors import InputMismatch
 from engine.ode import SOLVERS, Denoise, Schedule, SolverName, encode_decode, karras_sigmas
-from engine.runners.base import Runner
+from engine.runners.base import RoundTrips, Runner
 from engine.tiles import BoolArray, Float32Array
 
 FeatureDistance = Callable[[Float32Array, Float32Array], Float32Array]
@@ -110,10 +110,22 @@ class Odeed:
         Raises:
             InputMismatch: an array is not what the denoiser declares.
         """
-        trip = encode_decode(denoise_with(self._denoiser, cond), x, self._schedule, self.settings.solver)
-        score, error_map = masked_mse(x, trip.reconstruction, valid)
-        distance = None if self._feature_distance is None else self._feature_distance(x, trip.reconstruction)
-        return ScoreBatch(score=score, error_map=error_map, nfe=trip.nfe, feature_distance=distance)
+        reconstruction = round_trip(self._denoiser, x, self._schedule, self.settings.solver, cond)
+        score, error_map = masked_mse(x, reconstruction, valid)
+        distance = None if self._feature_distance is None else self._feature_distance(x, reconstruction)
+        return ScoreBatch(score=score, error_map=error_map, nfe=self.nfe, feature_distance=distance)
+
+
+def round_trip(
+    denoiser: Runner, x: Float32Array, schedule: Schedule, solver: SolverName, cond: Float32Array | None = None
+) -> Float32Array:
+    """Images encoded up the schedule and decoded again, on the runner's device where it can do that.  (N, C, H, W)"""
+    if isinstance(denoiser, RoundTrips):
+        feeds = {"x": x} | _condition(denoiser, x, cond)
+        return np.asarray(denoiser.round_trip(feeds, schedule, solver), dtype=np.float32)
+    trip = encode_decode(denoise_with(denoiser, cond), x, schedule, solver)
+    reconstruction: Float32Array = trip.reconstruction
+    return reconstruction
 
 
 def denoise_with(denoiser: Runner, cond: Float32Array | None = None) -> Denoise:
@@ -121,18 +133,20 @@ def denoise_with(denoiser: Runner, cond: Float32Array | None = None) -> Denoise:
 
     A denoiser that takes a condition is told that nothing is known where none is given (:mod:`engine.condition`).
     """
-    takes = next((spec for spec in denoiser.spec.inputs if spec.name == "cond"), None)
 
     def denoise(x: Float32Array, sigma: float) -> Float32Array:
-        feeds = {"x": x, "sigma": np.full(len(x), sigma, dtype=np.float32)}
-        if cond is not None:
-            feeds["cond"] = cond
-        elif takes is not None:
-            feeds["cond"] = np.zeros((len(x), *takes.shape[1:]), dtype=np.float32)
+        feeds = {"x": x, "sigma": np.full(len(x), sigma, dtype=np.float32)} | _condition(denoiser, x, cond)
         denoised: Float32Array = denoiser.run(feeds)["denoised"]
         return denoised
 
     return denoise
+
+
+def _condition(denoiser: Runner, x: Float32Array, cond: Float32Array | None) -> dict[str, Float32Array]:
+    if cond is not None:
+        return {"cond": cond}
+    takes = next((spec for spec in denoiser.spec.inputs if spec.name == "cond"), None)
+    return {} if takes is None else {"cond": np.zeros((len(x), *takes.shape[1:]), dtype=np.float32)}
 
 
 def masked_mse(x: Float32Array, other: Float32Array, valid: BoolArray) -> tuple[Float32Array, Float32Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -10,18 +11,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from engine.bundle import ModelBundle
 from engine.embed import Embedder
-from engine.golden import check_golden
+from engine.errors import RunnerUnavailable
 from engine.look import Look
 from engine.odeed import Odeed, ScoreBatch
-from engine.runners import open_runner
-from engine.runners.base import DeviceName, RunnerName
+from engine.runners import Candidate, PrecisionName, RunnerOptions, candidates, open_candidate
+from engine.runners.base import DeviceName, Runner, RunnerName
+from engine.runners.build_watch import BuildWatch
+from engine.runners.parity import require_parity
 from engine.spectrum import spectrum_of
 from engine.tiles import Float32Array, TileBatch
 from engine.water import water_share
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +35,32 @@ class RunnerChoice:
 
     runner: RunnerName = "auto"
     device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
+    """Of TensorRT's plans; ``auto`` is the fastest that passes the parity gate."""
     threads: int = 0
     """Intra-op threads on a CPU; 0: the library's default."""
+    batch_size: int = 32
+    """Rows of the largest batch on a GPU."""
+    compiled: bool = False
+    """Whether the torch runner compiles its modules."""
     cache_dir: Path | None = None
-    """Where derived graphs are kept; None keeps none."""
+    """Where derived graphs and plans are kept; None keeps none."""
+
+
+Fallback = Literal["unavailable", "parity"]
+"""Why a runner was passed over: it cannot run here, or it drifts from the golden batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerEvents:
+    """Called as things happen, from the thread that they happen in; for metrics."""
+
+    on_open: Callable[[str, Candidate], None] = lambda family, chosen: None
+    """A family is served so."""
+    on_fallback: Callable[[str, Candidate, Fallback], None] = lambda family, passed_over, why: None
+    """A better way was passed over for a family."""
+    on_halving: Callable[[], None] = lambda: None
+    """A GPU's memory was full; batches are half as large from now on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +77,28 @@ class SceneScorer:
     """
 
     def __init__(
-        self, bundle: ModelBundle, choice: RunnerChoice, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        bundle: ModelBundle,
+        choice: RunnerChoice,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        watch: BuildWatch | None = None,
+        events: ScorerEvents | None = None,
     ) -> None:
+        """Open nothing yet.
+
+        Args:
+            bundle: the networks.
+            choice: what to run them on.
+            monotonic: clock for the seconds of each stage.
+            watch: told of long builds, and asked whether to go on.
+            events: told of what runs and what does not.
+        """
         self.bundle = bundle
         self._choice = choice
         self._monotonic = monotonic
+        self._watch = watch or BuildWatch()
+        self._events = events or ScorerEvents()
         self._stack = ExitStack()
         self._opened: dict[str, _Opened] = {}
         self._lock = threading.Lock()
@@ -129,23 +173,42 @@ class SceneScorer:
             return self._opened[family]
 
     def _open(self, family: str) -> _Opened:
-        spec = self.bundle.family(family)
-        with ExitStack() as stack:
-            encoder, denoiser = (
-                stack.enter_context(
-                    open_runner(
-                        model,
-                        runner=self._choice.runner,
-                        device=self._choice.device,
-                        threads=self._choice.threads,
-                        cache_dir=self._choice.cache_dir,
-                    )
-                )
-                for model in (self.bundle.encoder_model(family), self.bundle.denoiser_model(family))
-            )
-            check_golden(self.bundle.golden(family), spec.odeed, encoder, denoiser)
-            self._stack.push(stack.pop_all())
-        return _Opened(embedder=Embedder(encoder), odeed=Odeed(denoiser, spec.odeed))
+        """Open a family by the best way that works here and passes the parity gate."""
+        choice = self._choice
+        ways = candidates(choice.runner, choice.device, choice.precision)
+        for number, chosen in enumerate(ways, 1):
+            why: Fallback = "unavailable"
+            with ExitStack() as stack:
+                try:
+                    encoder, denoiser = self._pair(family, chosen, stack)
+                    why = "parity"
+                    spec = self.bundle.family(family)
+                    require_parity(self.bundle.golden(family), spec.odeed, spec.calibration, encoder, denoiser)
+                except RunnerUnavailable as error:
+                    if number == len(ways):
+                        raise
+                    log.warning("%s is not served by %s, the next way is tried: %s", family, chosen, error)
+                    self._events.on_fallback(family, chosen, why)
+                    continue
+                self._stack.push(stack.pop_all())
+            log.info("%s is served by %s", family, chosen)
+            self._events.on_open(family, chosen)
+            return _Opened(embedder=Embedder(encoder), odeed=Odeed(denoiser, spec.odeed))
+        raise AssertionError("there is always a way to try, and the last one returns or raises")
+
+    def _pair(self, family: str, chosen: Candidate, stack: ExitStack) -> tuple[Runner, Runner]:
+        """Encoder and denoiser, opened in one way; the stack closes them."""
+        choice = self._choice
+        options = RunnerOptions(
+            threads=choice.threads,
+            cache_dir=choice.cache_dir,
+            batch_size=choice.batch_size,
+            compiled=choice.compiled,
+            watch=self._watch,
+            on_halving=self._events.on_halving,
+        )
+        encoder = stack.enter_context(open_candidate(self.bundle.encoder_model(family), chosen, options))
+        return encoder, stack.enter_context(open_candidate(self.bundle.denoiser_model(family), chosen, options))
 
     def close(self) -> None:
         """Close every runner."""

@@ -16,6 +16,11 @@ from torch.nn import functional
 
 from engine.errors import InputMismatch
 
+FLOAT32 = (r"^/(?!net/)", r"^/net/embed/", r"norm\d?/", r"^/net/last/")
+"""Nodes that half precision must leave alone (:mod:`engine.runners.precision`): the preconditioning, whose terms nearly
+cancel; the Fourier features, whose angles are large; the norms; and the last convolution, which is the output's own
+rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnetConfig:

@@ -63,6 +63,9 @@ class VitConfig:
         return cls(**values)
 
 
+FLOAT32 = (r"/norm\d?/",)
+"""Nodes that half precision must leave alone; see :mod:`engine.runners.precision`."""
+
 PRESETS: Mapping[str, Mapping[str, int]] = {
     "tiny": {"dim": 192, "depth": 12, "heads": 3},
     "small": {"dim": 384, "depth": 12, "heads": 6},

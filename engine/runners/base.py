@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputMismatch
+from engine.ode import Schedule, SolverName
 
 if TYPE_CHECKING:
     from torch import nn
 
 Arrays = dict[str, npt.NDArray[Any]]
-RunnerName = Literal["auto", "torch", "onnxruntime"]
+RunnerName = Literal["auto", "torch", "onnxruntime", "tensorrt"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -91,6 +92,8 @@ class RunnableModel:
     """Names, shapes and dtypes."""
     fingerprint: str
     """Hex digest of the weights and of everything else that decides the outputs; keys the cache of graphs."""
+    float32: tuple[str, ...] = ()
+    """Where half precision must not go: patterns of node paths (:func:`engine.runners.precision.path_of`)."""
 
 
 class Runner(ABC):
@@ -138,3 +141,26 @@ class Runner(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Free what the subclass holds; called once."""
+
+
+class RoundTrips(ABC):
+    """A denoiser's runner that keeps the whole encode-decode loop on its device.
+
+    What :func:`engine.odeed.round_trip` asks first: on a GPU a copy to the host for each evaluation would cost more
+    than the evaluation.
+    """
+
+    @abstractmethod
+    def round_trip(
+        self, feeds: Mapping[str, npt.NDArray[Any]], schedule: Schedule, solver: SolverName
+    ) -> npt.NDArray[Any]:
+        """Encode ``feeds["x"]`` up the schedule and decode it again; the state is float32 throughout.  (N, C, H, W)
+
+        Args:
+            feeds: the denoiser's inputs without ``sigma``, which the schedule gives.
+            schedule: noise levels of both legs.
+            solver: of both legs.
+
+        Raises:
+            InputMismatch: ``feeds`` is not what the specification declares, or the runner is closed.
+        """
