@@ -22,6 +22,7 @@ from daemon.adapters.host_gate import HostGates
 from daemon.backoff import Backoff
 from daemon.clock import Clock, SystemClock
 from daemon.errors import StoreUnavailable
+from daemon.operate.drift import DriftWatch
 from daemon.operate.health import Heartbeats, Readiness
 from daemon.operate.http_server import HttpServer
 from daemon.operate.metrics import Metrics
@@ -122,6 +123,9 @@ class App:
         self._policy = access_policy(settings)
         self.areas = {area.name: area for area in settings.watched_areas()}
         gates = HostGates(clock, around.rng)
+        for area in self.areas.values():
+            self.metrics.budget(area.name, area.alerts_per_month)
+        self._drift = DriftWatch()
         self.catalogs = {
             each.name: around.catalogs.get(each.name) or catalog_of(each, clock, gates) for each in settings.catalogs
         }
@@ -204,6 +208,7 @@ class App:
                 backoff=Backoff(base_s=settings.worker.retry_base_s, cap_s=settings.worker.retry_cap_s),
             ),
             metrics=self.metrics,
+            drift=self._drift,
             clock=self._around.clock,
             rng=self._around.rng,
         )
@@ -257,6 +262,11 @@ class App:
             self._failed_polls[report.catalog] += 1
             if self._failed_polls[report.catalog] == PATIENCE_POLLS:
                 self._excuse(report.catalog)
+        passed_over = sum(report.passed_over.values())
+        self.metrics.items(
+            report.catalog,
+            {"new": report.new, "changed": report.changed, "known": report.known, "passed_over": passed_over},
+        )
         if report.newest:
             self.metrics.newest_item(report.catalog, max(report.newest.values()).timestamp())
         self.polled.add(report.catalog)

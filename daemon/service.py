@@ -64,6 +64,7 @@ def serve(app: App, stop: threading.Event, clock: Clock, *, until_idle: bool = F
             app.heartbeats.expect(f"watch {name}", within_s=600.0)
         loops.start("watch", lambda: watcher.run(stop))
     if app.role in ("all", "score"):
+        app.metrics.workers(app.settings.worker.count)
         for number in range(app.settings.worker.count):
             _start_worker(app, loops, number)
     if app.role in ("all", "publish"):

@@ -253,6 +253,8 @@ class Relay:
             now = self._clock.now()
             for row in sent:
                 self._metrics.sensing_to_alert((now - row.alert.sensing_time).total_seconds())
+                if row.discovered_at is not None:
+                    self._metrics.catalog_to_alert((now - row.discovered_at).total_seconds())
         parked = 0
         first_error: str | None = None
         for row in rows:

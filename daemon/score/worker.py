@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from daemon.backoff import Backoff
 from daemon.clock import Clock
 from daemon.errors import LeaseLost, StoreUnavailable
+from daemon.operate.drift import DriftWatch
 from daemon.operate.metrics import Metrics
 from daemon.scenes import Area, Scene
 from daemon.score.conclusion import conclude
@@ -114,6 +115,7 @@ class Worker:
         incidents: IncidentRules,
         rules: WorkerRules,
         metrics: Metrics,
+        drift: DriftWatch,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -126,6 +128,7 @@ class Worker:
         self._incidents = incidents
         self._rules = rules
         self._metrics = metrics
+        self._drift = drift
         self._clock = clock
         self._rng = rng
 
@@ -205,7 +208,9 @@ class Worker:
             lease.check()
             if stop.is_set():
                 raise Stopped
+            began = self._clock.monotonic()
             parts.append(self._scoring.look(batch, family, seconds))
+            self._metrics.engine_busy(self._clock.monotonic() - began)
         report = reading.report
         self._metrics.tiles(report.read, report.skipped)
         self._metrics.observe_stage("read", report.seconds)
@@ -220,6 +225,9 @@ class Worker:
         if not report.read:
             return Outcome(outcome="skipped", reason=_why_nothing(report), stats=stats, verdicts=())
         whole = Look.join(parts)
+        drift = self._drift.add(scene.sensor, whole.odeed, self._scoring.calibration(family))
+        if drift is not None:
+            self._metrics.drift(scene.sensor, drift)
         with self._metrics.stage("detect"):
             verdicts = self._judge(claim, areas, outlines, pinned, whole, family)
         return Outcome(outcome="scored", reason=None, stats=stats, verdicts=verdicts)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy import and_, exists, func, or_, select
 
 from daemon.store.database import Database
 from daemon.store.records import SCENE_STATES, StoreCounts
-from daemon.store.schema import AREA, OUTBOX, SCENE, SCENE_AREA
+from daemon.store.schema import AREA, INCIDENT, OUTBOX, SCENE, SCENE_AREA
 
 _WAITING = SCENE.c.state.in_(("pending", "claimed"))
+_BUDGET_SPAN = timedelta(days=30)
 _UNSENT = and_(OUTBOX.c.sent_at.is_(None), OUTBOX.c.parked_at.is_(None))
 
 
@@ -31,12 +34,20 @@ class Counts:
             parked = connection.execute(
                 select(func.count()).select_from(OUTBOX).where(OUTBOX.c.parked_at.is_not(None))
             ).scalar_one()
+            recent = and_(INCIDENT.c.area == AREA.c.name, INCIDENT.c.first_sensing_time > now - _BUDGET_SPAN)
+            opened = connection.execute(
+                select(AREA.c.name, func.count(INCIDENT.c.incident_key))
+                .select_from(AREA.outerjoin(INCIDENT, recent))
+                .where(AREA.c.active)
+                .group_by(AREA.c.name)
+            ).all()
         return StoreCounts(
             scenes={**dict.fromkeys(SCENE_STATES, 0), **{row.state: row.scenes for row in states}},
             pending_oldest_age_s=None if discovered is None else max(0.0, (now - discovered).total_seconds()),
             outbox_unsent=unsent,
             outbox_parked=parked,
             outbox_oldest_age_s=None if created is None else max(0.0, (now - created).total_seconds()),
+            incidents_opened={name: count for name, count in opened},  # noqa: C416 - rows are no pairs to a type checker
         )
 
     def idle(self) -> bool:

@@ -12,7 +12,7 @@ from daemon.store.columns import storable_text
 from daemon.store.database import Database
 from daemon.store.leases import check_lease
 from daemon.store.records import Lease, OutboxAlert, OutboxRow
-from daemon.store.schema import OUTBOX
+from daemon.store.schema import DETECTION, OUTBOX, SCENE
 
 
 class Outbox:
@@ -26,8 +26,13 @@ class Outbox:
         ``seq`` rises within an incident, because its area was locked as each was written. Across areas a lower number
         may appear after a higher one, so a relay starts again from 0, and never remembers where it was.
         """
+        # A detection that was published has its alert's id.
+        found = OUTBOX.outerjoin(DETECTION, DETECTION.c.detection_id == OUTBOX.c.alert_id).outerjoin(
+            SCENE, SCENE.c.scene_id == DETECTION.c.scene_id
+        )
         return self._outbox_rows(
-            select(OUTBOX)
+            select(OUTBOX, SCENE.c.discovered_at)
+            .select_from(found)
             .where(OUTBOX.c.sent_at.is_(None), OUTBOX.c.parked_at.is_(None), OUTBOX.c.seq > after_seq)
             .order_by(OUTBOX.c.seq)
             .limit(limit)
@@ -95,4 +100,5 @@ def _outbox_row(row: RowMapping) -> OutboxRow:
         parked_at=row["parked_at"],
         attempts=row["attempts"],
         last_error=row["last_error"],
+        discovered_at=row.get("discovered_at"),
     )

@@ -226,6 +226,8 @@ class OutboxRow:
     """When the relay gave it up as undeliverable; ``unpark`` offers it again."""
     attempts: int
     last_error: str | None
+    discovered_at: datetime | None = None
+    """When a catalog first showed the scene that raised it. None: no scene did, or nobody asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,3 +254,5 @@ class StoreCounts:
     outbox_parked: int = 0
     outbox_oldest_age_s: float | None = None
     """Seconds since the oldest unsent alert was written. None: the outbox is empty."""
+    incidents_opened: Mapping[str, int] = field(default_factory=dict)
+    """Area name to the incidents first seen in the last 30 days; active areas only, zeros included."""

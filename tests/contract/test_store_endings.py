@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from daemon.errors import LeaseLost
 from daemon.store import Claim, DetectionRow, IncidentRow, LookRow, Store
 from engine.errors import PermanentError
-from tests.stores import NOON, SQUARE, StoreBench, claimed, end, make_alert, make_scene, ready, seen
+from tests.stores import NOON, SQUARE, StoreBench, claimed, end, make_alert, make_scene, ready, seen, watch
 
 
 def look(claim: Claim, area: str = "north", **changes: object) -> LookRow:
@@ -229,3 +230,25 @@ def test_endings_of_an_area_wait_for_each_other(bench: StoreBench, store: Store)
     thread.join(10)
     assert outcome == ["lost"]
     assert [row.alert.alert_id for row in store.alerts()] == ["heir"]
+
+
+def test_recent_incidents_are_counted_by_area_and_an_alert_knows_when_its_scene_was_discovered(
+    bench: StoreBench, store: Store, claim: Claim
+) -> None:
+    assert store.counts().incidents_opened == {"north": 0, "south": 0}
+    now = bench.clock.now() if bench.kind == "sqlite" else datetime.now(UTC)
+    with store.finish(claim) as ending:
+        for key, days in (("young", 1), ("younger", 29), ("old", 31)):
+            first = now - timedelta(days=days)
+            ending.put_incident(incident(key, opened_at=first, first_sensing_time=first, last_sensing_time=now))
+        ending.put_detection(detection(claim, "alert-1"))
+        ending.put_alert(make_alert("alert-1"))
+        ending.put_alert(make_alert("without a scene"))
+        ending.done("scored")
+    assert store.counts().incidents_opened == {"north": 2, "south": 0}
+    scene = store.scene(claim.scene.scene_id)
+    assert scene is not None
+    known = {row.alert.alert_id: row.discovered_at for row in store.outbox_batch(10)}
+    assert known == {"alert-1": scene.discovered_at, "without a scene": None}
+    watch(store, "north")
+    assert store.counts().incidents_opened == {"north": 2}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,8 +16,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.clock import ManualClock
-from daemon.operate.metrics import CATALOGUE, Metrics, markdown
+from daemon.operate.catalogue import CATALOGUE, MetricName, markdown
+from daemon.operate.drift import Drift
+from daemon.operate.metrics import Metrics
 from daemon.store.records import StoreCounts
+from tests.dashboard import dashboard, queries
 from tests.require import missing
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -38,6 +43,13 @@ def feed(metrics: Metrics) -> None:
     metrics.heartbeat("watch", NOON.timestamp())
     metrics.polled("earth-search", "ok")
     metrics.polled("earth-search", "failed")
+    metrics.items("earth-search", {"new": 5, "changed": 0, "known": 2, "passed_over": 3})
+    metrics.workers(2)
+    metrics.engine_busy(1.5)
+    metrics.engine_busy(2.0)
+    metrics.drift("sentinel-2-l2a", Drift(tiles=700, mean_p_value=0.4, distance=0.2))
+    metrics.budget("valley", 0.5)
+    metrics.catalog_to_alert(900)
     metrics.newest_item("earth-search", NOON.timestamp() - 7200)
     metrics.scene("scored")
     metrics.tiles(10, {"cloud": 3, "nodata": 2})
@@ -48,7 +60,12 @@ def feed(metrics: Metrics) -> None:
     metrics.sensing_to_alert(5000)
     metrics.store(
         StoreCounts(
-            scenes={"pending": 4}, pending_oldest_age_s=60, outbox_unsent=2, outbox_parked=1, outbox_oldest_age_s=9
+            scenes={"pending": 4},
+            pending_oldest_age_s=60,
+            outbox_unsent=2,
+            outbox_parked=1,
+            outbox_oldest_age_s=9,
+            incidents_opened={"valley": 3},
         )
     )
 
@@ -72,6 +89,17 @@ def test_every_event_shows_its_value(metrics: Metrics, registry: CollectorRegist
         ("vigie_alerts_total", ("kind", "flood"), ("state", "new")): 1,
         ("vigie_published_total", ("sink", "kafka"), ("result", "delivered")): 2,
         ("vigie_sensing_to_alert_seconds_sum",): 5000,
+        ("vigie_items_total", ("catalog", "earth-search"), ("result", "new")): 5,
+        ("vigie_items_total", ("catalog", "earth-search"), ("result", "passed_over")): 3,
+        ("vigie_workers",): 2,
+        ("vigie_engine_busy_seconds_total",): 3.5,
+        ("vigie_score_drift_ratio", ("sensor", "sentinel-2-l2a")): 0.2,
+        ("vigie_score_p_value_mean_ratio", ("sensor", "sentinel-2-l2a")): 0.4,
+        ("vigie_score_drift_tiles", ("sensor", "sentinel-2-l2a")): 700,
+        ("vigie_score_drift_tiles", ("sensor", "aerial-rgb")): 0,
+        ("vigie_area_incidents", ("area", "valley")): 3,
+        ("vigie_area_budget_incidents", ("area", "valley")): 0.5,
+        ("vigie_catalog_to_alert_seconds_sum",): 900,
         ("vigie_queue_scenes", ("state", "pending")): 4,
         ("vigie_queue_scenes", ("state", "failed")): 0,
         ("vigie_queue_oldest_age_seconds",): 60,
@@ -124,6 +152,10 @@ def test_what_is_exposed_is_the_catalogue_no_more_and_no_less(metrics: Metrics, 
     assert exposed == {metric.name: set(metric.labels) for metric in CATALOGUE}
 
 
+def test_the_catalogue_and_the_closed_set_of_names_are_one() -> None:
+    assert [metric.name for metric in CATALOGUE] == list(get_args(MetricName))
+
+
 def test_names_follow_the_habits_of_prometheus() -> None:
     for metric in CATALOGUE:
         assert re.fullmatch(r"vigie_[a-z_]+", metric.name)
@@ -131,6 +163,10 @@ def test_names_follow_the_habits_of_prometheus() -> None:
         assert (metric.kind == "histogram") == bool(metric.buckets)
         assert metric.kind != "histogram" or metric.name.endswith("_seconds")
         assert list(metric.buckets) == sorted(metric.buckets)
+        assert metric.unit
+        # The unit of the name is the base unit: seconds and ratios, never milliseconds or percent.
+        assert ("seconds" in metric.name) == metric.unit.startswith("seconds"), metric.name
+        assert ("ratio" in metric.name) == (metric.unit == "ratio"), metric.name
         assert metric.help.endswith(".")
         assert metric.look.endswith(".")
 
@@ -142,22 +178,71 @@ def test_the_page_is_what_the_catalogue_makes() -> None:
 
 
 def test_every_rule_asks_for_metrics_that_exist_and_has_a_runbook_entry() -> None:
-    known = {metric.name for metric in CATALOGUE} | {"up"}
+    known = _series() | {rule["record"] for rule in _rules("record")} | {"up"}
     headings = set(re.findall(r"^## (\w+)$", (DEPLOY / "docs" / "runbook.md").read_text(), flags=re.MULTILINE))
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
-    for rule in rules:
-        asked = set(re.findall(r"\bvigie_\w+|\bup\b", rule["expr"]))
+    for rule in [*_rules("record"), *_rules("alert")]:
+        asked = _asked(rule["expr"])
         assert asked
-        assert asked <= known, rule["alert"]
+        assert asked <= known, rule
+    rules = _rules("alert")
+    for rule in rules:
         assert rule["annotations"]["runbook"] == f"deploy/docs/runbook.md#{rule['alert'].lower()}"
     assert {rule["alert"] for rule in rules} == headings
+
+
+def test_every_query_of_the_dashboard_names_a_metric_that_exists() -> None:
+    known = _series() | {"up", "ALERTS"}
+    asked = {name: set().union(*map(_asked, expressions)) for name, expressions in queries().items()}
+    assert all(asked.values()), "a panel asks for nothing"
+    assert {name: names - known for name, names in asked.items() if names - known} == {}
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for names in asked.values() for name in names}
+    hidden = {metric.name for metric in CATALOGUE} - shown
+    assert hidden == {"vigie_catalog_polled_timestamp_seconds", "vigie_score_drift_tiles"} - shown
+    variables = [each["definition"] for each in dashboard()["templating"]["list"] if each["type"] == "query"]
+    assert variables == ["label_values(vigie_build_info, instance)"]
+
+
+def test_the_dashboard_can_be_provisioned() -> None:
+    tree = dashboard()
+    ids = [panel["id"] for panel in tree["panels"]]
+    assert len(set(ids)) == len(ids)
+    assert tree["uid"] == "vigie"
+    for panel in tree["panels"]:
+        box = panel["gridPos"]
+        assert box["x"] + box["w"] <= 24
+        assert panel["type"] == "row" or panel["description"].endswith(".")
+        # A dashboard that names a data source of its maker's machine opens empty elsewhere.
+        assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
+    named = set(re.findall(r"\bVigie[A-Z]\w+", json.dumps([panel.get("description", "") for panel in tree["panels"]])))
+    assert named <= {rule["alert"] for rule in _rules("alert")}
+    assert len(named) >= 6
+    for file in ("dashboards", "datasources"):
+        provision = yaml.safe_load((DEPLOY / "grafana" / "provisioning" / file / "vigie.yaml").read_text())
+        assert provision["apiVersion"] == 1
+
+
+def _rules(kind: str) -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "rules.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def _series() -> set[str]:
+    """Names that can be asked for."""
+    plain = {metric.name for metric in CATALOGUE if metric.kind != "histogram"}
+    return plain | {
+        f"{metric.name}_{part}" for metric in CATALOGUE if metric.buckets for part in ("bucket", "sum", "count")
+    }
+
+
+def _asked(expression: str) -> set[str]:
+    return set(re.findall(r"\bvigie[_:][\w:]+|\bup\b|\bALERTS\b", expression))
 
 
 def promtool(*arguments: str, text: str | None = None) -> str:
     program = shutil.which("promtool")
     if program is None:
         missing("promtool", "install Prometheus (Debian: apt-get install prometheus)")
-    done = subprocess.run([program, *arguments], input=text, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([program, *arguments], input=text, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -172,9 +257,12 @@ def test_promtool_finds_nothing_to_mend_in_what_is_exposed(metrics: Metrics, reg
 def test_promtool_passes_the_rules_and_their_tests() -> None:
     rules = DEPLOY / "prometheus" / "rules.yml"
     assert "SUCCESS" in promtool("check", "rules", str(rules))
+    assert "SUCCESS" in promtool("check", "config", str(rules.with_name("prometheus.yml")))
     assert "SUCCESS" in promtool("test", "rules", str(rules.with_name("rules.test.yml")))
     tested = rules.with_name("rules.test.yml").read_text()
-    for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]:
+    for rule in _rules("record"):
+        assert f"{rule['record']}" in tested, f"no test sees {rule['record']}"
+    for rule in _rules("alert"):
         firing = rf"alertname: {rule['alert']}\n\s+exp_alerts:"
         assert re.search(firing, tested), f"no test sees {rule['alert']} fire"
         assert f"alertname: {rule['alert']}}}" in tested, f"no test sees {rule['alert']} stay silent"

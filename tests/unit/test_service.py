@@ -52,7 +52,7 @@ class FakeApp:
         self.heartbeats = Heartbeats(SystemClock())
         self.catalogs: dict[str, Any] = {}
         self.polled: set[str] = set()
-        self.metrics = SimpleNamespace(store=lambda counts: None)
+        self.metrics = SimpleNamespace(store=lambda counts: None, workers=lambda count: None)
         self.store = SimpleNamespace(counts=self.count, idle=self.is_idle)
 
     def open_engine(self) -> None:

@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from daemon.backoff import Backoff
 from daemon.clock import ManualClock
+from daemon.operate.drift import DriftWatch
 from daemon.operate.metrics import Metrics
 from daemon.scenes import Area, Scene
 from daemon.score.incidents import IncidentRules
@@ -159,6 +160,9 @@ class House:
     flood_items: set[str] = field(default_factory=set)
     strange_items: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.registry, self.clock)
+
     def sight(self, *scenes: Scene, fresh_from: int = 10) -> None:
         fresh = scene(fresh_from).sensing_time
         self.store.register_areas(list(self.areas.values()), {"twin": list(self.areas)})
@@ -184,7 +188,8 @@ class House:
             detect=DetectSettings(),
             incidents=IncidentRules(),
             rules=WorkerRules(lease_s=60.0, backoff=Backoff(base_s=10.0, cap_s=100.0)),
-            metrics=Metrics(CollectorRegistry(), self.clock),
+            metrics=self.metrics,
+            drift=DriftWatch(),
             clock=self.clock,
             rng=random.Random(0),
         )
@@ -244,6 +249,28 @@ def test_history_is_learnt_in_silence_and_new_water_is_an_alert(house: House) ->
     assert found["calibration"]["looks"] == 9
     assert found["scene"]["item_id"] == FLOOD.item_id
     assert house.outcome(scene(11)) == ("scored", None)
+
+
+def test_operators_see_drift_of_scores_and_time_in_the_engine(house: House) -> None:
+    house.sight(*HISTORY[:3])
+    looked = house.engine.look
+
+    def slow(batch: TileBatch, family: str, seconds: Counter[str]) -> Look:
+        house.clock.advance(2.0)
+        return looked(batch, family, seconds)
+
+    house.engine.look = slow  # type: ignore[method-assign]
+    house.work()
+    busy = house.registry.get_sample_value("vigie_engine_busy_seconds_total")
+    assert busy == 3 * 2 * 2.0, "three scenes of two batches"
+    drift = {
+        name: house.registry.get_sample_value(f"vigie_score_{name}", {"sensor": "sentinel-2-l2a"})
+        for name in ("drift_tiles", "drift_ratio", "p_value_mean_ratio")
+    }
+    assert drift["drift_tiles"] == 3 * len(CELLS)
+    # The scripted scores have the centre of the calibration and a sixth of its width.
+    assert 0.3 < (drift["drift_ratio"] or 0) < 0.5
+    assert (drift["p_value_mean_ratio"] or 0) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_flagged_look_is_no_reference_for_the_next(house: House) -> None:
