@@ -129,7 +129,8 @@ def nearest_look(cls: Float32Array, reference_cls: Float32Array) -> tuple[float,
         return float("nan"), -1
     similarity = reference_cls[known] @ cls
     best = int(np.argmax(similarity))
-    return float(1.0 - similarity[best]), int(known[best])
+    # Kept in half precision, the norm of an embedding may exceed 1, and nearly equal looks come out below 0.
+    return max(0.0, float(1.0 - similarity[best])), int(known[best])
 
 
 def median_of_looks(values: Float32Array) -> Float32Array:

@@ -67,6 +67,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             while not (
                 server.query("rate(vigie_published_total[1m])")
                 and server.query("vigie:catalog_to_alert_seconds:p90_1d >= 0")
+                and server.query('vigie:tiles:ratio_rate1h{reason="none"} >= 0')
             ):
                 assert process.poll() is None, home.tail()
                 assert time.monotonic() < deadline, home.tail()

@@ -7,7 +7,7 @@ import pytest
 from shapely.geometry import shape
 
 from engine.calibrate import Calibration
-from engine.change import change_from, changes_within
+from engine.change import change_from, changes_within, nearest_look
 from engine.detect import Verdict, detect
 from engine.grid import Cell
 from engine.judge import DetectSettings
@@ -194,3 +194,16 @@ def test_calibration_pools_every_cell_and_look() -> None:
     assert verdict.detections[0].evidence["calibration_tiles"] == len(CELLS) * 12
     assert verdict.detections[0].budget is not None
     assert len(Calibration.of(np.ones(3, np.float32))) == 3
+
+
+def test_no_distance_is_negative_though_half_precision_makes_norms_larger_than_one() -> None:
+    rng = np.random.default_rng(0)
+    longer = 0
+    for _ in range(200):
+        vector = rng.normal(size=8).astype(np.float32)
+        kept = (vector / np.linalg.norm(vector)).astype(np.float16).astype(np.float32)
+        longer += bool(kept @ kept > 1.0)
+        distance, which = nearest_look(kept, np.stack([np.full(8, np.nan, np.float32), kept]))
+        assert 0.0 <= distance < 1e-3
+        assert which == 1
+    assert longer > 20
