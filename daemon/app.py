@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
 from typing import Literal, Self
@@ -31,6 +30,7 @@ from daemon.parts import (
     access_policy,
     bundle_path,
     catalog_of,
+    catalog_watch,
     read_limits,
     runner_choice,
     sink_of,
@@ -45,10 +45,8 @@ from daemon.score.worker import OpenScene, SceneReading, Worker, WorkerRules
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.watch.catalogs import Catalog
-from daemon.watch.poll import CatalogWatch
 from daemon.watch.poll_report import PollReport
 from daemon.watch.watcher import Watcher
-from daemon.watch.windows import Pace
 from engine.bundle import ModelBundle
 from engine.errors import RunnerUnavailable
 from engine.judge import DetectSettings
@@ -170,18 +168,7 @@ class App:
         """The watcher over all catalogs."""
         return Watcher(
             [
-                CatalogWatch(
-                    catalog=self.catalogs[each.name],
-                    areas=tuple(self.areas[area.name] for area in self.settings.areas if area.watches(each.name)),
-                    sensors=each.collections,
-                    poll_every_s=each.poll_every_s,
-                    page_size=each.page_size,
-                    pace=Pace(
-                        look_back=timedelta(days=each.overlap_days),
-                        sweep_every=timedelta(seconds=each.sweep_every_s),
-                        sweep=timedelta(days=each.sweep_days),
-                    ),
-                )
+                catalog_watch(self.settings, each, self.catalogs[each.name], self.areas)
                 for each in self.settings.catalogs
             ],
             self.store,

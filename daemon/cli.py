@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands import configuration, demonstrate, run, score, state
+from daemon.commands import configuration, demonstrate, history, run, score, state
 from engine.errors import VigieError
 
 GROUP = "vigie.commands"
@@ -42,6 +42,8 @@ def build() -> typer.Typer:
     app.command("migrate")(state.migrate)
     app.command("replay")(state.replay)
     app.command("status")(state.status)
+    app.command("backfill")(history.backfill)
+    app.command("audit")(history.audit)
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         command = entry.load()
         if isinstance(command, typer.Typer):

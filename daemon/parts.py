@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 from daemon.adapters.files import JsonLinesSink
@@ -13,11 +15,14 @@ from daemon.adapters.static_stac import StaticCatalog
 from daemon.clock import Clock
 from daemon.errors import ConfigError
 from daemon.publish.sinks import Sink
+from daemon.scenes import Area
 from daemon.score.access import AccessPolicy
 from daemon.settings import Settings
 from daemon.settings.sections import CatalogSettings
 from daemon.settings.sinks import KafkaSinkSettings, SinkSettings
 from daemon.watch.catalogs import Catalog
+from daemon.watch.poll import CatalogWatch
+from daemon.watch.windows import Pace
 from engine.bundle import bundled
 from engine.read_plan import ReadLimits
 from engine.scoring import RunnerChoice
@@ -74,6 +79,24 @@ def catalog_of(each: CatalogSettings, clock: Clock, gates: HostGates | None = No
         return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now, gates=gates)
     return StacApiCatalog(
         each.name, each.url, timeout_s=each.timeout_s, most_items=each.most_items, now=clock.now, gates=gates
+    )
+
+
+def catalog_watch(
+    settings: Settings, each: CatalogSettings, catalog: Catalog, areas: Mapping[str, Area]
+) -> CatalogWatch:
+    """What is wanted of a catalog, and how it is polled; ``areas``: all that are configured, by name."""
+    return CatalogWatch(
+        catalog=catalog,
+        areas=tuple(areas[area.name] for area in settings.areas if area.watches(each.name)),
+        sensors=each.collections,
+        poll_every_s=each.poll_every_s,
+        page_size=each.page_size,
+        pace=Pace(
+            look_back=timedelta(days=each.overlap_days),
+            sweep_every=timedelta(seconds=each.sweep_every_s),
+            sweep=timedelta(days=each.sweep_days),
+        ),
     )
 
 

@@ -15,7 +15,7 @@ full, read-only or not migrated.
     excuse(catalog) -> the areas that waited for a catalog that never answered
     cursor(catalog, area) -> Cursor | None            close_window(catalog, areas, cursor) -> int made pending
     checkpoint(catalog, areas, token)                 mark(source, area, cursor)
-    release_listed(source, areas) -> int made pending
+    release_listed(source, areas) -> int made pending  release_left(scene_ids) -> int made pending
     record_page(catalog, sightings) -> PageCounts     replay(*, scene_ids=(), item_ids=(), failed=False) -> int
     scene(scene_id) -> SceneRow | None                scenes(*, item_id=None, state=None) -> tuple[SceneRow, ...]
     versions_of(identity) -> tuple[Scene, ...]        identities_of(scene_ids) -> {scene id: identity}

@@ -111,6 +111,14 @@ class Areas:
             self._database.take_turn(connection, Turn.RECORD)
             return _make_claimable(connection, source, areas)
 
+    def release_left(self, scene_ids: Sequence[str]) -> int:
+        """Make pending those of ``scene_ids`` that a window which never closed has left discovered, and count them."""
+        with self._database.write() as connection:
+            lock_areas(self._database, connection, None)
+            self._database.take_turn(connection, Turn.RECORD)
+            left = and_(SCENE.c.state == "discovered", SCENE.c.scene_id.in_(scene_ids))
+            return connection.execute(update(SCENE).where(left).values(state="pending")).rowcount
+
     def mark(self, source: str, area: str, cursor: Cursor) -> None:
         """Remember how far ``source``, which is not a watched catalog, has been read for ``area``.
 

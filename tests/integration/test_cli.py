@@ -37,6 +37,8 @@ COMMANDS = {
     "migrate",
     "replay",
     "status",
+    "audit",
+    "backfill",
     "train",
     "card",
     "evaluate",
