@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = (sys.executable, "-c", "from training.cli.train import train; train()", "denoiser")
+PROGRAM = (sys.executable, "-c", "from training.cli.train import train; train()")
+TRAIN = (*PROGRAM, "denoiser")
 STEPS = 40
 WAIT_S = 120.0
 
@@ -56,10 +57,10 @@ def surroundings(**more: str) -> dict[str, str]:
     return {**own, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **more}
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: str, program: tuple[str, ...] = TRAIN) -> subprocess.CompletedProcess[str]:
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1")
     return subprocess.run(
-        [sys.executable, *launcher, "--master-port", str(free_port()), "--no-python", *TRAIN, *arguments],
+        [sys.executable, *launcher, "--master-port", str(free_port()), "--no-python", *program, *arguments],
         cwd=ROOT,
         env=surroundings(),
         capture_output=True,
@@ -69,8 +70,10 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def alone(*arguments: str) -> None:
-    subprocess.run([*TRAIN, *arguments], cwd=ROOT, env=surroundings(), check=True, capture_output=True, timeout=WAIT_S)
+def alone(*arguments: str, program: tuple[str, ...] = TRAIN) -> None:
+    subprocess.run(
+        [*program, *arguments], cwd=ROOT, env=surroundings(), check=True, capture_output=True, timeout=WAIT_S
+    )
 
 
 def start_two(*arguments: str) -> list[subprocess.Popen[str]]:
@@ -127,6 +130,41 @@ def test_two_processes_equal_one_and_a_killed_run_of_two_goes_on_exactly(data: t
     resumed = torchrun(*data, *steps, "--out", str(killed))
     assert resumed.returncode == 0, resumed.stderr
     assert (killed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("msad", ["position", "dense"])
+def test_two_processes_train_one_encoder(msad: str, data: tuple[str, ...], tmp_path: Path) -> None:
+    """MSAD's negatives are those of both, and DINO's centre is of both: losses and weights are one process's."""
+    small = {
+        "vit": {"img_size": 16, "patch_size": 8, "dim": 12, "depth": 2, "heads": 2, "drop_path": 0.0},
+        "tile_px": 16,
+        "source_px": 24,
+        "local_px": 8,
+        "head_hidden": 8,
+        "bottleneck": 4,
+        "prototypes": 10,
+        # Neither can be shared equally; of the sampled tokens each has another number.
+        "msad_dim": 6,
+        "dense_tokens": 9,
+        "batch": 5,
+        "pairs": 7,
+        "warmup": 2,
+        "freeze_last": 1,
+    }
+    (tmp_path / "encoder.json").write_text(json.dumps(small))
+    options = ("--ombria", data[1], "--preset-file", str(tmp_path / "encoder.json"), "--msad", msad, "--hold-out", "")
+    options = (*options, "--steps", "6", "--threads", "1")
+    encoder = (*PROGRAM, "xstars")
+    alone(*options, "--out", str(tmp_path / "one"), program=encoder)
+    done = torchrun(*options, "--out", str(tmp_path / "two"), program=encoder)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("one", "two"))
+    assert set(one) == set(two)
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, rtol=2e-3, atol=1e-4, err_msg=name)
+    last = [json.loads((tmp_path / run / "progress.jsonl").read_text().splitlines()[-1]) for run in ("one", "two")]
+    assert last[1]["losses"] == pytest.approx(last[0]["losses"], rel=1e-4)
+    assert last[1]["measures"] == last[0]["measures"]
 
 
 def test_processes_that_fail_end_the_launch_with_the_reason(data: tuple[str, ...], tmp_path: Path) -> None:
