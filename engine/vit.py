@@ -148,7 +148,17 @@ class VisionTransformer(nn.Module):
             InputMismatch: wrong number of channels, or a side that is no multiple of the patch size.
         """
         self._check(x)
-        patches: Tensor = self.patch_embed(x)  # (B, D, H/p, W/p)
+        return self.encode(self.patch_embed(x))
+
+    def encode(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed images whose patches are embedded already, by this network's ``patch_embed`` or by another sensor's.
+
+        Args:
+            patches: (B, D, H/p, W/p), before positions are added.
+
+        Returns:
+            What :meth:`forward` returns.
+        """
         patches = patches + self.positions(patches.shape[-2], patches.shape[-1])
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, D)
         first = (self.cls_token + self.pos_cls).expand(tokens.shape[0], -1, -1)

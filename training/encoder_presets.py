@@ -13,6 +13,11 @@ from engine.vit import VitConfig, preset
 from training.errors import RunInvalid
 from training.presets import AERIAL_GAINS, HELD_OUT_EVENTS, OMBRIA_GAINS
 
+ROLES = ("-later", "-earlier", "-coarse")
+"""What a sensor's name in a pair may end in, where both sides come from one sensor."""
+
+PATCH_EMBEDDINGS = ("shared", "per-sensor")
+
 
 @dataclass(frozen=True, kw_only=True)
 class XstarsPreset:
@@ -20,6 +25,10 @@ class XstarsPreset:
 
     name: str
     vit: VitConfig = field(default_factory=lambda: preset("tiny", drop_path=0.1))
+    patch_embedding: str = "shared"
+    """``shared`` by all sensors, or ``per-sensor``: :class:`training.align.trunk.SensorTrunk`."""
+    quiet_residuals: bool = False
+    """Whether residual paths start at zero."""
     tile_px: int = 64
     """Side of DINO's global views, of MSAD's tiles, and of what is served."""
     source_px: int = 96
@@ -39,6 +48,8 @@ class XstarsPreset:
     """α of ``total = DINO + α MSAD``. The paper's 0.1 goes with long DINO training; within minutes DINO alone leaves
     all embeddings within a cosine of 0.9996, and alignment has to do the work."""
     msad_dim: int = 1024
+    shared_head: bool = False
+    """One projection head for all sensors, so that it is the trunk that must bring them together; else one each."""
     class_share: float = 0.5
     """Share of MSAD that compares class tokens, as the daemon does, in ``position`` and ``dense``; the paper's is 0."""
     dense_tokens: int = 512
@@ -97,20 +108,37 @@ def _of_the_paper(name: str, *, batch: int) -> XstarsPreset:
 
 
 ENCODERS: Mapping[str, XstarsPreset] = {
-    "tiny": XstarsPreset(name="tiny"),
-    # 36 tokens a tile, so that a position is worth something, at what 8 minutes of 2 CPU cores can do.
+    # Patch embeddings of their own, quiet residuals and one head: without them Sentinel-1 and Sentinel-2 hardly meet
+    # within minutes on a CPU.
+    "tiny": XstarsPreset(
+        name="tiny",
+        patch_embedding="per-sensor",
+        quiet_residuals=True,
+        shared_head=True,
+        pairs=32,
+        target_temperature=0.02,
+    ),
+    # The side that is served, and so little of DINO that a run takes minutes: 16 tokens a tile, 32 pairs, 4 samples.
     "ablation": XstarsPreset(
         name="ablation",
-        vit=preset("tiny", img_size=96, drop_path=0.1),
-        tile_px=96,
-        source_px=128,
-        local_px=48,
+        patch_embedding="per-sensor",
+        quiet_residuals=True,
+        shared_head=True,
         pairs=32,
+        batch=4,
+        steps=240,
     ),
     "small": _of_the_paper("small", batch=256),
     "base": _of_the_paper("base", batch=256),
     "large": _of_the_paper("large", batch=128),
 }
+
+
+def physical_sensor(name: str) -> str:
+    """The sensor behind a name of a pair: ``sentinel-2`` of ``sentinel-2-later``, ``aerial`` of ``aerial-coarse``."""
+    for role in ROLES:
+        name = name.removesuffix(role)
+    return name
 
 
 def encoder_preset(name: str) -> XstarsPreset:

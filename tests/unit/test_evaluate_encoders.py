@@ -181,7 +181,7 @@ def test_places_are_the_mean_of_the_cosines_of_tokens() -> None:
     torch.manual_seed(0)
     vit = VisionTransformer.from_config(SMALL).eval()
     tiles = np.random.default_rng(0).random((2, 3, 16, 16)).astype(np.float32)
-    rows = embedding(vit)(tiles, "aerial", ("places", "tokens"))
+    rows = embedding(lambda _: vit)(tiles, "aerial", ("places", "tokens"))
     with torch.inference_mode():
         tokens = torch.nn.functional.normalize(vit(torch.from_numpy(tiles * 2 - 1))[1], dim=-1)
     assert rows["places"][0] @ rows["places"][1] == pytest.approx(float((tokens[0] * tokens[1]).sum(-1).mean()), 1e-5)

@@ -131,13 +131,13 @@ def test_the_centre_follows_the_teacher_s_outputs_over_both_views_and_the_batch(
 
 def test_teacher_and_schedules_follow_their_closed_forms() -> None:
     trained = training(teacher_momentum=0.5, weight_decay=(0.1, 0.3))
-    slow = trained.teacher.pos_cls.clone()
+    slow = trained.teacher.vit.pos_cls.clone()
     rates = []
     for index in range(5):
         rates.append(trained.step(index, 5).lr)
         momentum = 1 - 0.5 * 0.5 * (1 + np.cos(np.pi * index / 4))
-        slow = momentum * slow + (1 - momentum) * trained.student.pos_cls.detach()
-        torch.testing.assert_close(trained.teacher.pos_cls, slow)
+        slow = momentum * slow + (1 - momentum) * trained.student.vit.pos_cls.detach()
+        torch.testing.assert_close(trained.teacher.vit.pos_cls, slow)
         decays = [group["weight_decay"] for group in trained.optimizer.param_groups]
         assert decays == pytest.approx([0.3 - 0.2 * 0.5 * (1 + np.cos(np.pi * index / 4)), 0.0])
     assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])

@@ -39,7 +39,7 @@ class Aligned:
 
 
 class Alignment(nn.Module):
-    """A projection head for each sensor, and MSAD in one of its modes.
+    """A projection head for each sensor or one for all, and MSAD in one of its modes.
 
     Raises:
         RunInvalid: the preset's mode is unknown.
@@ -52,10 +52,10 @@ class Alignment(nn.Module):
         self.preset = preset
         self.world = world
         self.precision = precision
-        # ModuleDict keys may hold no dots; sensor names have none.
-        self.heads = nn.ModuleDict(
-            {name: ProjectionHead(preset.vit.dim, preset.msad_dim) for name in sorted(set(sensors))}
-        )
+        names = sorted(set(sensors))
+        heads = [ProjectionHead(preset.vit.dim, preset.msad_dim) for _ in names[: 1 if preset.shared_head else None]]
+        # ModuleDict keys may hold no dots; sensor names have none. A shared head stands under every name.
+        self.heads = nn.ModuleDict({name: heads[0 if preset.shared_head else i] for i, name in enumerate(names)})
 
     @property
     def learns(self) -> bool:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from training.data.moments import Moments, pooled
+from training.data.pairs import PairSource
 from training.data.pool import ImagePool
+from training.encoder_presets import physical_sensor
 
 
 @torch.no_grad()
@@ -41,3 +43,18 @@ def moments(pools: Sequence[ImagePool], tile_px: int, seed: int) -> tuple[list[f
         )
     common = pooled(measured)
     return list(common.mean), list(common.std)
+
+
+def pair_moments(sources: Sequence[PairSource], tile_px: int, seed: int) -> dict[str, tuple[list[float], list[float]]]:
+    """The same of each sensor, by its physical name, from the pairs that it is in first."""
+    rng = np.random.default_rng((seed, 0x5E))
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for source in sources:
+        names = [physical_sensor(name) for name in source.sensors]
+        if all(name in found for name in names):
+            continue
+        for name, tiles in zip(names, source.pairs(rng, 100, tile_px), strict=True):
+            wide = tiles.astype(np.float64)
+            mean, std = wide.mean(axis=(0, 2, 3)).tolist(), wide.std(axis=(0, 2, 3)).tolist()
+            found.setdefault(name, (mean, std))
+    return found

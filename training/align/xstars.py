@@ -1,7 +1,7 @@
 """Trains the X-STARS encoder: DINO on every image, MSAD on co-located pairs.
 
-``total = DINO + α·MSAD`` (Marsocci & Audebert 2025). One trunk and one patch embedding serve all sensors, which is
-possible because each has three bands here. What is random in a step is drawn from (seed, step): see
+``total = DINO + α·MSAD`` (Marsocci & Audebert 2025). One trunk serves all sensors, behind one patch embedding or one
+for each: :mod:`training.align.trunk`. What is random in a step is drawn from (seed, step): see
 :class:`training.running.loop.Trainee`.
 """
 
@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.vit import VisionTransformer
 from training.align.alignment import Aligned, Alignment, Embedded
 from training.align.dino import DinoHead, DinoLoss, update_teacher
-from training.align.standardise import moments, standardise_input
+from training.align.standardise import moments, pair_moments
+from training.align.trunk import SensorTrunk
 from training.align.views import Groups, ViewRanges, multi_crop
 from training.data.pairs import PairSource
 from training.data.pool import ImagePool
-from training.encoder_presets import XstarsPreset
+from training.encoder_presets import PATCH_EMBEDDINGS, XstarsPreset, physical_sensor
+from training.errors import RunInvalid
 from training.running.checkpoint import load_optimizer, optimizer_tensors
 from training.running.distributed import ALONE, World
 from training.running.loop import StepReport
@@ -39,7 +40,7 @@ class XstarsTraining:
     are FP32.
 
     Raises:
-        RunInvalid: the preset's MSAD mode is unknown, or the device cannot compute in ``precision``.
+        RunInvalid: the preset's MSAD mode or patch embedding is unknown, or the device cannot compute in ``precision``.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class XstarsTraining:
         precision: Precision = "fp32",
     ) -> None:
         require_precision(precision, world.device)
+        if preset.patch_embedding not in PATCH_EMBEDDINGS:
+            raise RunInvalid(f"patch embedding {preset.patch_embedding!r} is not one of {', '.join(PATCH_EMBEDDINGS)}")
         self.preset = preset
         self.pools = pools
         self.sources = sources
@@ -61,11 +64,15 @@ class XstarsTraining:
         self.precision = precision
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.student = VisionTransformer.from_config(preset.vit)
-            self.student_head = _head(preset)
             sensors = [name for source in sources for name in source.sensors]
+            physical = [pool.sensor for pool in pools] + [physical_sensor(name) for name in sensors]
+            self.student = SensorTrunk.fresh(preset, list(dict.fromkeys(physical)))
+            self.student_head = _head(preset)
             self.alignment = Alignment(sensors, preset, world, precision)
-        standardise_input(self.student.patch_embed, *moments(pools, preset.tile_px, seed))
+        seen = pair_moments(sources, preset.tile_px, seed)
+        for pool in pools:
+            seen[pool.sensor] = moments([pool], preset.tile_px, seed)
+        self.student.standardise(seen, moments(pools, preset.tile_px, seed))
         self.dino = DinoLoss(
             preset.prototypes,
             student_temperature=preset.student_temperature,
@@ -94,6 +101,10 @@ class XstarsTraining:
                 total = total + preset.msad_weight * aligned.loss
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+        if self.student.patch_embeds and world.size > 1:
+            # A process whose rows lack a sensor adds nothing to that sensor's gradient, but must say so.
+            for value in self.student.patch_embeds.parameters():
+                value.grad = torch.zeros_like(value) if value.grad is None else value.grad
         world.sum_gradients(value for part in self.learning for value in part.parameters())
         if index < preset.freeze_last:
             self.student_head.prototypes.grad = None
@@ -141,7 +152,7 @@ class XstarsTraining:
         both = torch.from_numpy(np.concatenate([side[own] for side in pixels])).to(self.world.device)
         with torch.set_grad_enabled(self.alignment.learns):
             with computing(self.precision, self.world.device):
-                cls, tokens = self.student(both)
+                cls, tokens = self.student(list(zip(source.sensors, both.chunk(2), strict=True)))
             a, b = (
                 Embedded(sensor=sensor, cls=classes, tokens=rest)
                 for sensor, classes, rest in zip(source.sensors, cls.chunk(2), tokens.chunk(2), strict=True)
@@ -151,7 +162,7 @@ class XstarsTraining:
 
     def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Groups]) -> list[Tensor]:
         with computing(self.precision, self.world.device):
-            cls, _ = trunk(torch.cat([group for view in views for _, group in view]))
+            cls, _ = trunk([group for view in views for group in view])
             return list(head(cls).chunk(len(views)))
 
     @contextmanager
@@ -175,7 +186,7 @@ class XstarsTraining:
 
     def weights(self) -> dict[str, Tensor]:
         """The teacher's trunk: what is served (the better one of the two, as in DINO)."""
-        return {name: value.detach().cpu().clone().contiguous() for name, value in self.teacher.state_dict().items()}
+        return self.teacher.served()
 
     def _modules(self) -> dict[str, nn.Module]:
         return {

@@ -12,7 +12,7 @@ from training.data.colocated import UNIT, ColocatedFolder, sensor_name
 from training.data.covering import CoveringPairs
 from training.data.image_files import KEEP_BYTES
 from training.data.msc_france import open_msc_france
-from training.data.ombria import OmbriaFolder, read_rgb
+from training.data.ombria import OmbriaFolder, OmbriaImage, read_rgb
 from training.data.pairs import (
     ColocatedImages,
     PairSource,
@@ -104,20 +104,48 @@ def parse_pairs(text: str) -> tuple[str, Path]:
 
 
 def _ombria(root: Path, settings: SourceSettings) -> Sources:
-    """Before and after images for DINO; before beside dry after, and Sentinel-1 beside Sentinel-2."""
+    """Images of both sensors for DINO; before beside dry after, and Sentinel-1 beside Sentinel-2."""
     folder = OmbriaFolder.open(root)
     images = folder.of_events(event for event in folder.events if event not in settings.held_out_events)
     gains = settings.gains["ombria"]
     looks = [read_rgb(path) for image in images for path in (image.before, image.after)]
     # Another date of one sensor is what the daemon compares most: such pairs come up twice as often.
     pairs: list[PairSource] = [before_and_dry_after(images, gains)] * 2
+    pools = [ImagePool(images=looks, gains=gains, sensor="sentinel-2")]
     if any(image.s1_before for image in images):
         pairs.append(radar_and_optical(images, gains, settings.gains["sentinel-1"]))
+        pools.append(_radar_pool(images, settings))
     return Sources(
-        pools=(ImagePool(images=looks, gains=gains, sensor="sentinel-2"),),
+        pools=tuple(pools),
         pairs=tuple(pairs),
         digests={"ombria": folder.digest()},
     )
+
+
+def _ombria_radar(root: Path, settings: SourceSettings) -> Sources:
+    """Sentinel-1 beside Sentinel-2 alone, of the places that have both."""
+    folder = OmbriaFolder.open(root)
+    images = [
+        image
+        for image in folder.of_events(event for event in folder.events if event not in settings.held_out_events)
+        if image.s1_before is not None
+    ]
+    if not images:
+        raise TrainingDataInvalid(f"{root} has no Sentinel-1 image of an event that is not held out; use ombria")
+    gains = settings.gains["ombria"]
+    return Sources(
+        pools=(
+            ImagePool(images=[read_rgb(image.before) for image in images], gains=gains, sensor="sentinel-2"),
+            _radar_pool(images, settings),
+        ),
+        pairs=(radar_and_optical(images, gains, settings.gains["sentinel-1"]),),
+        digests={"ombria-radar": folder.digest()},
+    )
+
+
+def _radar_pool(images: Sequence[OmbriaImage], settings: SourceSettings) -> ImagePool:
+    looks = [read_rgb(image.s1_before) for image in images if image.s1_before is not None]
+    return ImagePool(images=looks, gains=settings.gains["sentinel-1"], sensor="sentinel-1")
 
 
 def _classes(root: Path, settings: SourceSettings) -> Sources:
@@ -204,6 +232,7 @@ def _shards(root: Path, settings: SourceSettings) -> Sources:
 
 PAIR_LAYOUTS: Mapping[str, PairOpener] = {
     "ombria": _ombria,
+    "ombria-radar": _ombria_radar,
     "classes": _classes,
     "colocated": _colocated,
     "msc-france": _msc_france,

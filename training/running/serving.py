@@ -18,9 +18,13 @@ from engine.runners import open_runner
 from engine.runners.base import ArraySpec, InputSpec, RunnableModel, Runner, RunnerName
 from engine.unet import DenoiserUNet, EDMDenoiser, UnetConfig
 from engine.vit import VisionTransformer, VitConfig
+from training.errors import RunInvalid
 from training.running.runfolder import RunFolder
 
 Float32Array = npt.NDArray[np.float32]
+
+PATCH_EMBEDS = "patch_embeds."
+"""Before a sensor's name in the weights of a run whose sensors have patch embeddings of their own."""
 
 BATCH = 8
 """Tiles of one call: on a CPU, larger batches fall out of the caches and are slower."""
@@ -43,10 +47,31 @@ def build_denoiser(run: RunFolder) -> EDMDenoiser:
     return EDMDenoiser(net, run.config["sigma_data"]).eval()
 
 
-def build_encoder(run: RunFolder) -> VisionTransformer:
-    """A run's encoder with the weights that a bundle will hold, in eval mode."""
+def build_encoder(run: RunFolder, sensor: str | None = None) -> VisionTransformer:
+    """A run's encoder with the weights that a bundle will hold, in eval mode.
+
+    Args:
+        run: a finished ``xstars`` run.
+        sensor: whose patch embedding it has; None: that of the first sensor. Of no account where all share one.
+
+    Raises:
+        RunInvalid: the run has patch embeddings of other sensors only.
+    """
+    weights = {name: value.float() for name, value in half_precision(run.weights()).items()}
+    own = {name: value for name, value in weights.items() if name.startswith(PATCH_EMBEDS)}
+    network = {name: value for name, value in weights.items() if name not in own}
+    if own and sensor is not None:
+        prefix = f"{PATCH_EMBEDS}{sensor}."
+        if not any(name.startswith(prefix) for name in own):
+            there = sorted({name.removeprefix(PATCH_EMBEDS).split(".")[0] for name in own})
+            raise RunInvalid(
+                f"{run.path} has no patch embedding of {sensor!r}, but of {', '.join(there)}; train it too"
+            )
+        for name, value in own.items():
+            if name.startswith(prefix):
+                network[f"patch_embed.{name.removeprefix(prefix)}"] = value
     vit = VisionTransformer.from_config(vit_config(run.config))
-    vit.load_state_dict({name: value.float() for name, value in half_precision(run.weights()).items()})
+    vit.load_state_dict(network)
     return vit.eval()
 
 
@@ -70,8 +95,8 @@ def open_denoiser(run: RunFolder, *, runner: RunnerName = "auto", threads: int =
     return open_runner(model, runner=runner, device="cpu", threads=threads)
 
 
-def open_encoder(run: RunFolder, *, runner: RunnerName = "auto", threads: int = 0) -> Runner:
-    """A run's encoder as the bundle will hold it, opened."""
+def open_encoder(run: RunFolder, *, sensor: str | None = None, runner: RunnerName = "auto", threads: int = 0) -> Runner:
+    """A run's encoder as the bundle will hold it for a sensor, opened."""
     config = vit_config(run.config)
     side = config.img_size
     tokens = (side // config.patch_size) ** 2
@@ -84,7 +109,10 @@ def open_encoder(run: RunFolder, *, runner: RunnerName = "auto", threads: int = 
     )
 
     model = RunnableModel(
-        name=f"{run.path.name} encoder", build=lambda: build_encoder(run), spec=spec, fingerprint=_fingerprint(run)
+        name=f"{run.path.name} encoder",
+        build=lambda: build_encoder(run, sensor),
+        spec=spec,
+        fingerprint=f"{_fingerprint(run)}-{sensor}",
     )
     return open_runner(model, runner=runner, device="cpu", threads=threads)
 

@@ -85,7 +85,8 @@ def export_bundle(
     Args:
         out: folder that will hold the bundle's folder ``name``.
         name: of the bundle.
-        encoder_run: finished ``xstars`` run; its encoder serves all families.
+        encoder_run: finished ``xstars`` run; its encoder serves all families, each behind its own patch
+            embedding if it has one.
         denoisers: finished ``denoiser`` run -> its data folder, whose held-out part calibrates.
         sizes: how much is measured.
         seed: of the choice of held-out tiles.
@@ -102,7 +103,6 @@ def export_bundle(
     if not denoisers:
         raise RunInvalid("a bundle needs a denoiser: give --denoiser RUN and its --data FOLDER")
     encoder = RunFolder.open(encoder_run, "xstars")
-    shared = build_encoder(encoder)
     families: list[FamilyParts] = []
     measured: dict[str, Measured] = {}
     runs: dict[str, RunFolder] = {}
@@ -115,12 +115,21 @@ def export_bundle(
         preset = preset_of(run)
         settings = settings_of(run.config, steps=preset.odeed_steps, ratio=preset.odeed_ratio)
         say(f"{preset.family}: calibrating {run.path.name} ...")
-        found = _measure(preset, data, Networks(denoiser=denoiser, encoder=embedding, odeed=settings), sizes, seed)
-        return run, _parts(preset, settings, shared, build_denoiser(run), found), found
+        found = _measure(
+            preset, data, Networks(denoiser=denoiser, encoder=embeddings[preset.family], odeed=settings), sizes, seed
+        )
+        return run, _parts(preset, settings, encoders[preset.family], build_denoiser(run), found), found
 
     with ExitStack() as stack:
         # Graphs are made here, one after the other: their exporter is not made for threads.
-        embedding = stack.enter_context(open_encoder(encoder, runner=runner, threads=inner))
+        served = [preset_of(run).family for run, _ in opened]
+        # The writer stores one network once, however many families it serves.
+        shared = None if encoder.config["preset"].get("patch_embedding") == "per-sensor" else build_encoder(encoder)
+        encoders = {family: shared or build_encoder(encoder, family) for family in served}
+        embeddings = {
+            family: stack.enter_context(open_encoder(encoder, sensor=family, runner=runner, threads=inner))
+            for family in served
+        }
         nets = [stack.enter_context(open_denoiser(run, runner=runner, threads=inner)) for run, _ in opened]
         executor = stack.enter_context(ThreadPoolExecutor(workers))
         for run, parts, found in executor.map(work, *zip(*opened, strict=True), nets):

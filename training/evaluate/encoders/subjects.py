@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from engine.bundle import ModelBundle
 from engine.embed import unit_rows
 from engine.vit import VisionTransformer, VitConfig
 from training.align.msad import ProjectionHead
+from training.encoder_presets import physical_sensor
 from training.errors import RunInvalid
 from training.evaluate.encoders.preprocessing import as_seen
 from training.presets import HELD_OUT_EVENTS
@@ -46,7 +48,9 @@ class Subject:
     kind: Kind
     embed: Embed
     vit: VisionTransformer | None = None
-    """Of encoders: in eval mode, with the weights as they are served."""
+    """Of encoders: in eval mode, with the weights as they are served; of the first sensor, where they differ."""
+    of_sensor: Callable[[str], VisionTransformer] | None = None
+    """The same of a sensor, where they differ."""
     sensors: frozenset[str] | None = None
     """Which it can embed; None: all."""
     facts: Mapping[str, Any] | None = None
@@ -69,7 +73,7 @@ def of_bundle(bundle: ModelBundle, family: str) -> Subject:
     return Subject(
         name=bundle.name,
         kind="encoder",
-        embed=embedding(vit),
+        embed=embedding(lambda _: vit),
         vit=vit,
         facts=facts,
         held_out_events=HELD_OUT_EVENTS,
@@ -84,6 +88,7 @@ def of_run(path: Path, name: str | None = None) -> Subject:
     """
     run = RunFolder.open(path, "xstars")
     vit = build_encoder(run)
+    by_sensor = cache(lambda sensor: build_encoder(run, sensor))
     preset = run.config["preset"]
     facts = {
         "preset": preset["name"],
@@ -96,8 +101,9 @@ def of_run(path: Path, name: str | None = None) -> Subject:
     return Subject(
         name=name or path.name,
         kind="encoder",
-        embed=embedding(vit),
+        embed=embedding(by_sensor),
         vit=vit,
+        of_sensor=by_sensor,
         facts=facts,
         held_out_events=tuple(preset["held_out_events"]),
     )
@@ -111,11 +117,12 @@ def heads_of_run(path: Path, encoder: Subject) -> Subject:
     """
     if encoder.vit is None:
         raise RunInvalid(f"{encoder.name} is no encoder and has no heads")
-    heads = read_heads(path / CHECKPOINT, encoder.vit.config.dim)
+    vit = encoder.vit
+    heads = read_heads(path / CHECKPOINT, vit.config.dim)
     return Subject(
         name=f"{encoder.name}, heads",
         kind="heads",
-        embed=embedding(encoder.vit, heads),
+        embed=embedding(encoder.of_sensor or (lambda _: vit), heads),
         sensors=frozenset(heads),
         held_out_events=encoder.held_out_events,
     )
@@ -127,7 +134,7 @@ def random_weights(config: VitConfig, seed: int, tiles: Float32Array, name: str 
         torch.manual_seed(seed)
         vit = VisionTransformer.from_config(config).eval()
     mean, std = (moment.astype(np.float32).reshape(1, -1, 1, 1) for moment in moments(tiles))
-    plain = embedding(vit)
+    plain = embedding(lambda _: vit)
 
     def embed(tiles: Float32Array, sensor: str, ways: Sequence[str]) -> Embeddings:
         # as_seen(standard) = (as_seen(tiles) - mean) / std
@@ -145,10 +152,13 @@ def pixel_controls() -> list[Subject]:
     ]
 
 
-def embedding(vit: VisionTransformer, heads: Mapping[str, ProjectionHead] | None = None) -> Embed:
+def embedding(
+    of_sensor: Callable[[str], VisionTransformer], heads: Mapping[str, ProjectionHead] | None = None
+) -> Embed:
     """An encoder as it is called here, through the head of the tiles' sensor where there are heads."""
 
     def embed(tiles: Float32Array, sensor: str, ways: Sequence[str]) -> Embeddings:
+        vit = of_sensor(physical_sensor(sensor))
         parts = [_ways(vit, heads, part, sensor, ways) for part in _batches(tiles)]
         return {way: np.concatenate([part[way] for part in parts]) for way in parts[0]}
 
