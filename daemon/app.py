@@ -256,6 +256,14 @@ class App:
         )
         if report.newest:
             self.metrics.newest_item(report.catalog, max(report.newest.values()).timestamp())
+        for fresh in report.freshness:
+            self.metrics.freshness(
+                report.catalog,
+                fresh.collection,
+                None if fresh.newest is None else fresh.newest.timestamp(),
+                None if fresh.usual_gap is None else fresh.usual_gap.total_seconds(),
+                fresh.silent,
+            )
         self.polled.add(report.catalog)
 
     def _excuse(self, catalog: str) -> None:

@@ -92,6 +92,7 @@ def catalog_watch(
         sensors=each.collections,
         poll_every_s=each.poll_every_s,
         page_size=each.page_size,
+        silent_after=None if each.silent_after_h is None else timedelta(hours=each.silent_after_h),
         pace=Pace(
             look_back=timedelta(days=each.overlap_days),
             sweep_every=timedelta(seconds=each.sweep_every_s),

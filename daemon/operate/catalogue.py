@@ -30,6 +30,9 @@ MetricName = Literal[
     "vigie_loop_heartbeat_timestamp_seconds",
     "vigie_polls_total",
     "vigie_catalog_newest_item_timestamp_seconds",
+    "vigie_collection_newest_item_timestamp_seconds",
+    "vigie_collection_usual_gap_seconds",
+    "vigie_collection_silent",
     "vigie_catalog_polled_timestamp_seconds",
     "vigie_catalog_lag_seconds",
     "vigie_items_total",
@@ -82,6 +85,7 @@ class Metric:
 
 
 CATALOG = "name of a catalog in the configuration"
+COLLECTION = "id of a collection that the configuration names, or that the catalog lists"
 SINK = "name of a sink in the configuration"
 AREA = "name of an area in the configuration"
 _SENSOR = tuple(sorted(SENSORS))
@@ -118,6 +122,30 @@ CATALOGUE: tuple[Metric, ...] = (
         help="Sensing time of the newest Item that a catalog has shown.",
         labels={"catalog": CATALOG},
         look="Standing still for longer than the satellites' revisit: the catalog is silent.",
+    ),
+    Metric(
+        name="vigie_collection_newest_item_timestamp_seconds",
+        unit="seconds since 1970",
+        kind="gauge",
+        help="Sensing time of the newest Item that a catalog has shown of a collection, over the areas.",
+        labels={"catalog": CATALOG, "collection": COLLECTION},
+        look="Compare with vigie_collection_usual_gap_seconds.",
+    ),
+    Metric(
+        name="vigie_collection_usual_gap_seconds",
+        unit="seconds",
+        kind="gauge",
+        help="What nine in ten of the gaps between a collection's passes do not exceed; absent until known.",
+        labels={"catalog": CATALOG, "collection": COLLECTION},
+        look="A silence of three times this is unusual.",
+    ),
+    Metric(
+        name="vigie_collection_silent",
+        unit="1",
+        kind="gauge",
+        help="1 where a collection has brought nothing for longer than usual, or never anything; else 0.",
+        labels={"catalog": CATALOG, "collection": COLLECTION},
+        look="`vigie audit --against` a second catalog: it shows whether the mission or the catalog is silent.",
     ),
     Metric(
         name="vigie_catalog_polled_timestamp_seconds",

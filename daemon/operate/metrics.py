@@ -45,6 +45,17 @@ class Metrics:
         self._by_name["vigie_catalog_newest_item_timestamp_seconds"].labels(catalog=catalog).set(sensing_epoch_s)
         self._by_name["vigie_catalog_lag_seconds"].labels(catalog=catalog).set(lag_s)
 
+    def freshness(
+        self, catalog: str, collection: str, newest_epoch_s: float | None, usual_gap_s: float | None, silent: bool
+    ) -> None:
+        """Note how fresh a collection of a catalog is; None: not known."""
+        labels = {"catalog": catalog, "collection": collection}
+        if newest_epoch_s is not None:
+            self._by_name["vigie_collection_newest_item_timestamp_seconds"].labels(**labels).set(newest_epoch_s)
+        if usual_gap_s is not None:
+            self._by_name["vigie_collection_usual_gap_seconds"].labels(**labels).set(usual_gap_s)
+        self._by_name["vigie_collection_silent"].labels(**labels).set(1 if silent else 0)
+
     def items(self, catalog: str, counts: Mapping[ItemResult, int]) -> None:
         """Count the Items that a poll of a catalog listed, by what was made of them."""
         for result, count in counts.items():

@@ -95,6 +95,8 @@ class CatalogSettings(Section):
     """Seconds between two long sweeps."""
     sweep_days: float = Field(default=30.0, ge=0)
     """How far a long sweep reaches back, days."""
+    silent_after_h: float | None = Field(default=None, gt=0)
+    """Hours without a newer Item after which a collection is called silent; none: three times its usual gap."""
 
     @check("collections", mode="before")
     @classmethod

@@ -60,6 +60,8 @@ class CatalogWatch:
     """Seconds between two polls."""
     page_size: int = 100
     pace: Pace = field(default_factory=Pace)
+    silent_after: timedelta | None = None
+    """A collection without a newer Item for longer than this is silent; none: by its usual gap."""
     page_tries: int = 3
     """How often a page is tried within one poll."""
     longest_wait_s: float = 30.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from daemon.store.records import PageCounts
+from daemon.watch.freshness import Freshness
 
 _MAX_FAULTS = 20
 
@@ -38,10 +39,14 @@ class PollReport:
     """One sentence for each of the first Items that were refused."""
     newest: Mapping[str, datetime]
     """Area name to the sensing time of the newest Item listed for it, taken or not."""
+    sensed: Mapping[str, frozenset[datetime]]
+    """Collection to the sensing times of the Items listed for any area, taken or not."""
     error: str | None
     """Why the poll ended early; None where every window was read whole."""
     retry_after_s: float | None
     """Seconds that the catalog asked to wait, with ``error``."""
+    freshness: tuple[Freshness, ...] = ()
+    """Of each collection, where the poll was read whole."""
 
 
 @dataclass
@@ -58,6 +63,7 @@ class Tally:
     passed_over: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     newest: dict[str, datetime] = field(default_factory=dict)
+    sensed: dict[str, set[datetime]] = field(default_factory=dict)
 
     def refuse(self, reason: str, fault: str) -> None:
         """Count an Item that is not taken, and keep the sentence that says why."""
@@ -73,8 +79,9 @@ class Tally:
         for fault in counts.refused:
             self.refuse("invalid", fault)
 
-    def see(self, area: str, at: datetime) -> None:
-        """Note an Item's sensing time for an area."""
+    def see(self, area: str, collection: str, at: datetime) -> None:
+        """Note the sensing time of an Item of ``collection`` for an area."""
+        self.sensed.setdefault(collection, set()).add(at)
         self.newest[area] = max(at, self.newest.get(area, at))
 
     def report(
@@ -95,6 +102,7 @@ class Tally:
             passed_over=dict(self.passed_over),
             faults=tuple(self.faults),
             newest=dict(self.newest),
+            sensed={collection: frozenset(times) for collection, times in self.sensed.items()},
             error=error,
             retry_after_s=retry_after_s,
         )

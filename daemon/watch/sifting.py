@@ -85,7 +85,7 @@ class Sieve:
         footprint = shape(dict(scene.geometry))
         met = [ground for ground in grounds if ground.prepared.intersects(footprint)]
         for ground in met:
-            tally.see(ground.area.name, scene.sensing_time)
+            tally.see(ground.area.name, scene.collection, scene.sensing_time)
         clear = [ground for ground in met if _clear_enough(scene, ground.area)]
         wanted = [ground for ground in clear if scene.sensing_time >= ground.history_since]
         if not wanted:

@@ -6,10 +6,12 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from daemon.clock import Clock
 from daemon.errors import CatalogUnavailable
 from daemon.store.records import WatchedArea
+from daemon.watch.freshness import Passes
 from daemon.watch.poll import CatalogWatch, Poll, WatchStore
 from daemon.watch.poll_report import PollReport, Tally
 from daemon.watch.sifting import VersionsOf
@@ -53,6 +55,8 @@ class Watcher:
         self._on_report = on_report
         self._on_beat = on_beat
         self._registered: Mapping[str, WatchedArea] | None = None
+        self._passes = {name: Passes(silent_after=watch.silent_after) for name, watch in self._watches.items()}
+        self._silent: set[tuple[str, str]] = set()
         self._told: set[str] = set()
         self._answered: set[str] = set()
         self._lock = threading.Lock()
@@ -85,6 +89,12 @@ class Watcher:
             error = str(failure)
             retry_after_s = failure.retry_after_s if isinstance(failure, CatalogUnavailable) else None
         report = tally.report(catalog, started_at, self._clock.now(), error, retry_after_s)
+        # An archive that is read from a folder is not expected to bring anything new, unless someone says when.
+        if error is None and (watch.silent_after is not None or not watch.catalog.reads_everything):
+            self._passes[catalog].see(report.sensed)
+            fresh = self._passes[catalog].freshness(watch.sensors, report.finished_at)
+            report = replace(report, freshness=fresh)
+            self._tell_silence(report)
         self._tell(report)
         self._on_report(report)
         return report
@@ -153,6 +163,21 @@ class Watcher:
                     {name: [area.name for area in watch.areas] for name, watch in self._watches.items()},
                 )
             return self._registered
+
+    def _tell_silence(self, report: PollReport) -> None:
+        for fresh in report.freshness:
+            key = (report.catalog, fresh.collection)
+            fields = {"action": "silence", "catalog": report.catalog, "collection": fresh.collection}
+            if not fresh.silent and key in self._silent:
+                log.info("%s brings Items again for %s.", report.catalog, fresh.collection, extra=fields)
+                self._silent.discard(key)
+            elif fresh.silent and key not in self._silent:
+                self._silent.add(key)
+                if fresh.newest is None:
+                    why = "it has listed nothing at all; check the collection's name and the areas"
+                else:
+                    why = f"its newest Item is of {fresh.newest:%Y-%m-%d %H:%M} UTC, longer than its usual gap ago"
+                log.warning("%s is silent about %s: %s.", report.catalog, fresh.collection, why, extra=fields)
 
     def _tell(self, report: PollReport) -> None:
         fields = {"action": "poll", "catalog": report.catalog}

@@ -51,6 +51,8 @@ def feed(metrics: Metrics) -> None:
     metrics.budget("valley", 0.5)
     metrics.catalog_to_alert(900)
     metrics.newest_item("earth-search", NOON.timestamp() - 7200)
+    metrics.freshness("earth-search", "naip", NOON.timestamp() - 7200, 86400.0, silent=False)
+    metrics.freshness("earth-search", "misspelt", None, None, silent=True)
     metrics.scene("scored")
     metrics.tiles(10, {"cloud": 3, "nodata": 2})
     with metrics.stage("read"):
@@ -80,6 +82,12 @@ def test_every_event_shows_its_value(metrics: Metrics, registry: CollectorRegist
         ("vigie_catalog_polled_timestamp_seconds", ("catalog", "earth-search")): NOON.timestamp(),
         ("vigie_catalog_newest_item_timestamp_seconds", ("catalog", "earth-search")): NOON.timestamp() - 7200,
         ("vigie_catalog_lag_seconds", ("catalog", "earth-search")): 7200,
+        ("vigie_collection_newest_item_timestamp_seconds", ("catalog", "earth-search"), ("collection", "naip")): (
+            NOON.timestamp() - 7200
+        ),
+        ("vigie_collection_usual_gap_seconds", ("catalog", "earth-search"), ("collection", "naip")): 86400,
+        ("vigie_collection_silent", ("catalog", "earth-search"), ("collection", "naip")): 0,
+        ("vigie_collection_silent", ("catalog", "earth-search"), ("collection", "misspelt")): 1,
         ("vigie_scenes_total", ("outcome", "scored")): 1,
         ("vigie_scenes_total", ("outcome", "failed")): 0,
         ("vigie_tiles_total", ("result", "scored"), ("reason", "none")): 10,
