@@ -40,6 +40,7 @@ from daemon.publish.sinks import Sink
 from daemon.scenes import Scene
 from daemon.score.incidents import IncidentRules
 from daemon.score.judging import ModelIdentity
+from daemon.score.opening import Opening
 from daemon.score.reading import read_plan
 from daemon.score.worker import OpenScene, SceneReading, Worker, WorkerRules
 from daemon.settings import Settings
@@ -48,7 +49,6 @@ from daemon.watch.catalogs import Catalog
 from daemon.watch.poll_report import PollReport
 from daemon.watch.watcher import Watcher
 from engine.bundle import ModelBundle
-from engine.errors import RunnerUnavailable
 from engine.judge import DetectSettings
 from engine.look import Look
 from engine.raster import read_tiles
@@ -93,7 +93,8 @@ class App:
         self.role = role
         self._around = surroundings
         self._stack = ExitStack()
-        self._engine_open = threading.Event()
+        self.device_lost = threading.Event()
+        """Set when a GPU's context broke: this process can score nothing any more."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -130,7 +131,10 @@ class App:
         self.sinks = around.sinks if around.sinks is not None else tuple(sink_of(each) for each in settings.sinks)
         bundle = ModelBundle.load(bundle_path(settings.engine.bundle))
         self.metrics.build(version("vigie"), f"{bundle.name}:{bundle.model_hash[:16]}")
-        self.scorer = stack.enter_context(SceneScorer(bundle, runner_choice(settings)))
+        self._opening = Opening(sorted(bundle.families), self.metrics)
+        self.scorer = stack.enter_context(
+            SceneScorer(bundle, runner_choice(settings), watch=self._opening.watch, events=self._opening.events)
+        )
         self.model = ModelIdentity(
             name=bundle.name, model_hash=bundle.model_hash, families=tuple(sorted(bundle.families))
         )
@@ -139,7 +143,7 @@ class App:
             probes: dict[str, Callable[[], None]] = {"store": self.store.ping}
             probes |= {f"sink {sink.name}": sink.ping for sink in self.sinks}
             if self.role in ("all", "score"):
-                probes["engine"] = self._check_engine
+                probes["engine"] = self._opening.check
             self.http = stack.enter_context(
                 HttpServer(
                     registry=around.registry,
@@ -150,19 +154,18 @@ class App:
                 )
             )
 
-    def open_engine(self) -> None:
+    def open_engine(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Open every family's networks and hold them against the bundle's golden batch; readiness waits for it.
 
+        Args:
+            stop: ends a build that is under way.
+            beat: called as a build advances, which may take minutes.
+
         Raises:
+            BuildStopped: ``stop`` was set meanwhile.
             RunnerUnavailable: the runner cannot run here, or drifts from what the bundle recorded.
         """
-        for family in self.model.families:
-            self.scorer.open(family)
-        self._engine_open.set()
-
-    def _check_engine(self) -> None:
-        if not self._engine_open.is_set():
-            raise RunnerUnavailable("the networks are being opened; wait a few seconds")
+        self._opening.open(self.scorer, stop, beat)
 
     def watcher(self) -> Watcher:
         """The watcher over all catalogs."""

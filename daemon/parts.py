@@ -40,16 +40,24 @@ def runner_choice(settings: Settings) -> RunnerChoice:
     """What the networks run on, from the settings.
 
     Raises:
-        ConfigError: the runner asked for is not part of this version.
+        ConfigError: the choices exclude one another.
     """
     engine = settings.engine
-    if engine.runner == "tensorrt":
-        raise ConfigError("engine.runner is 'tensorrt', which this version does not have yet; use auto")
+    if engine.runner == "tensorrt" and engine.device == "cpu":
+        raise ConfigError("engine.runner is 'tensorrt', which has no device 'cpu'; set device: auto, or runner: auto")
+    if engine.runner in ("torch", "onnxruntime") and engine.precision not in ("auto", "fp32"):
+        raise ConfigError(
+            f"engine.precision is {engine.precision!r}, but runner {engine.runner} computes in fp32 alone; "
+            "set precision: auto, or runner: auto"
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return RunnerChoice(
         runner=engine.runner,
         device=engine.device,
+        precision=engine.precision,
         threads=engine.threads or max(1, cores // settings.worker.count),
+        batch_size=engine.batch_size,
+        compiled=engine.compile,
         cache_dir=settings.cache_dir,
     )
 

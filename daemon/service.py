@@ -11,6 +11,7 @@ import structlog
 from daemon.app import App
 from daemon.clock import Clock
 from daemon.errors import StoreUnavailable
+from engine.errors import BuildStopped, DeviceLost
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +101,17 @@ def _start_worker(app: App, loops: _Loops, number: int) -> None:
     app.heartbeats.expect(name, within_s=2 * app.settings.access.read_timeout_s + 60.0)
 
     def work() -> None:
-        # Before the first claim: networks that do not reproduce their golden batch here must never judge a scene.
-        app.open_engine()
-        worker.run(loops.stop, lambda: app.heartbeats.beat(name))
+        def beat() -> None:
+            app.heartbeats.beat(name)
+
+        try:
+            # Before the first claim: networks that do not reproduce their golden batch here must never judge a scene.
+            app.open_engine(loops.stop, beat)
+            worker.run(loops.stop, beat)
+        except BuildStopped as error:
+            log.info("stopped before the networks were open", action="engine.stopped", reason=str(error))
+        except DeviceLost:
+            app.device_lost.set()
+            raise
 
     loops.start(name, work)

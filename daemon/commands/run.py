@@ -16,6 +16,9 @@ from daemon.commands.configuration import ConfigFile, settings_of
 from daemon.operate.logs import configure_logs
 from daemon.service import serve
 
+DEVICE_LOST = 75
+"""Exit status (sysexits' EX_TEMPFAIL) after a broken GPU context: start the same command again."""
+
 
 def run(
     config: ConfigFile = None,
@@ -41,6 +44,11 @@ def run(
     clock = SystemClock()
     with App(settings, Surroundings(clock=clock, pid=os.getpid()), role=role) as app:
         in_order = serve(app, stop, clock, until_idle=until_idle)
+    if app.device_lost.is_set():
+        # Python's own way out would call into the broken context, which may hang.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(DEVICE_LOST)
     if not in_order:
         if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
             # Python would wait for a loop that hangs, past any deadline. Leases and the outbox make leaving it safe.

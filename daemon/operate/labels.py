@@ -12,6 +12,10 @@ AlertState = Literal["new", "updated", "confirmed", "ended"]
 SentResult = Literal["delivered", "failed", "refused"]
 PollResult = Literal["ok", "failed", "throttled"]
 ItemResult = Literal["new", "changed", "known", "passed_over"]
+RunnerLabel = Literal["torch", "onnxruntime", "tensorrt"]
+DeviceLabel = Literal["cpu", "cuda"]
+PrecisionLabel = Literal["fp32", "fp16", "bf16"]
+PassedOver = Literal["unavailable", "parity"]
 
 
 def closed(literal: Any) -> tuple[str, ...]:

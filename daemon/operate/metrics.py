@@ -11,7 +11,20 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from daemon.clock import Clock
 from daemon.operate.catalogue import CATALOGUE, Metric, MetricName
 from daemon.operate.drift import Drift
-from daemon.operate.labels import AlertKind, AlertState, ItemResult, PollResult, SceneOutcome, SentResult, Stage, closed
+from daemon.operate.labels import (
+    AlertKind,
+    AlertState,
+    DeviceLabel,
+    ItemResult,
+    PassedOver,
+    PollResult,
+    PrecisionLabel,
+    RunnerLabel,
+    SceneOutcome,
+    SentResult,
+    Stage,
+    closed,
+)
 from daemon.store.records import SceneState, StoreCounts
 from engine.sensors import SkipReason
 
@@ -98,6 +111,19 @@ class Metrics:
         self._by_name["vigie_score_drift_ratio"].labels(sensor=sensor).set(drift.distance)
         self._by_name["vigie_score_p_value_mean_ratio"].labels(sensor=sensor).set(drift.mean_p_value)
         self._by_name["vigie_score_drift_tiles"].labels(sensor=sensor).set(drift.tiles)
+
+    def runner(self, family: str, runner: RunnerLabel, device: DeviceLabel, precision: PrecisionLabel) -> None:
+        """Say what a family's networks run on."""
+        info = self._by_name["vigie_runner_info"]
+        info.labels(family=family, runner=runner, device=device, precision=precision).set(1)
+
+    def runner_passed_over(self, runner: RunnerLabel, reason: PassedOver) -> None:
+        """Count a way to run the networks that was given up for the next one."""
+        self._by_name["vigie_runner_passed_over_total"].labels(runner=runner, reason=reason).inc()
+
+    def batch_halved(self) -> None:
+        """Count a GPU's memory that was full."""
+        self._by_name["vigie_batch_halvings_total"].inc()
 
     def alert(self, kind: AlertKind, state: AlertState) -> None:
         """Count one alert that was written to the outbox."""

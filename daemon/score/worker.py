@@ -25,7 +25,7 @@ from daemon.score.judging import AreaVerdict, ModelIdentity, judge, pin
 from daemon.score.lease_keeper import LeaseKeeper
 from daemon.store import Store
 from daemon.store.records import Claim, ReferenceRow
-from engine.errors import BandMissing, PermanentError, RetryableError, SensorUnknown
+from engine.errors import BandMissing, DeviceLost, PermanentError, RetryableError, SensorUnknown
 from engine.grid import Cell
 from engine.judge import DetectSettings
 from engine.look import Look
@@ -150,6 +150,7 @@ class Worker:
 
         Raises:
             StoreUnavailable: the store failed; a claimed scene comes back when its lease ends.
+            DeviceLost: the GPU's context broke; the scene was handed back, and this process must end.
         """
         claim = self._store.claim(self._name, self._rules.lease_s)
         if claim is None:
@@ -171,6 +172,11 @@ class Worker:
                     "another worker has the scene; this result is dropped", action="scene.lost", error=str(error)
                 )
             except StoreUnavailable:
+                raise
+            except DeviceLost as error:
+                # Another process takes the scene up. The attempt counts: a scene that breaks the device each time
+                # must end as failed, not go round for ever.
+                self._fail(claim, error, self._rules.backoff.delay_s(claim.attempt, self._rng))
                 raise
             except PermanentError as error:
                 self._fail(claim, error, retry_in_s=None)

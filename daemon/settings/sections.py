@@ -153,7 +153,13 @@ class EngineSettings(Section):
     bundle: str = "base"
     """Name of a bundle that ships with Vigie, or the path of a bundle folder."""
     runner: Literal["auto", "torch", "onnxruntime", "tensorrt"] = "auto"
+    """``auto``: TensorRT or torch on a GPU, ONNX Runtime or torch on a CPU, whichever is there and agrees with the
+    bundle's golden batch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """Of TensorRT's plans; ``auto``: the first of fp16, bf16, fp32 that agrees with the golden batch."""
+    compile: bool = False
+    """Whether the torch runner compiles its networks (torch.compile)."""
     batch_size: int = Field(default=32, ge=1)
     """Tiles per call of the model."""
     threads: int | None = Field(default=None, ge=1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 from engine.errors import BuildStopped
+
+log = logging.getLogger(__name__)
 
 
 class BuildWatch:
@@ -46,8 +49,12 @@ class BuildWatch:
     def step(self, name: str, number: int) -> bool:
         """A step of a phase is done; returns whether to go on."""
         with self._lock:
-            parent, _, steps = self._phases.get(name, (None, 0, 1))
-            self._phases[name] = (parent, min(number + 1, steps), steps)
+            parent, before, steps = self._phases.get(name, (None, 0, 1))
+            done = min(number + 1, steps)
+            self._phases[name] = (parent, done, steps)
+        # A line for each quarter of what takes long: enough to see that it goes on.
+        if parent is None and steps >= 4 and 4 * done // steps > 4 * before // steps:
+            log.info("%s", self.doing)
         self._beat()
         return not self._stop()
 

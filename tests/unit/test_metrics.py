@@ -57,6 +57,9 @@ def feed(metrics: Metrics) -> None:
     metrics.tiles(10, {"cloud": 3, "nodata": 2})
     with metrics.stage("read"):
         pass
+    metrics.runner("sentinel-2", "tensorrt", "cuda", "fp16")
+    metrics.runner_passed_over("tensorrt", "parity")
+    metrics.batch_halved()
     metrics.alert("flood", "new")
     metrics.published("kafka", "delivered", 2)
     metrics.sensing_to_alert(5000)
@@ -94,6 +97,16 @@ def test_every_event_shows_its_value(metrics: Metrics, registry: CollectorRegist
         ("vigie_tiles_total", ("result", "skipped"), ("reason", "cloud")): 3,
         ("vigie_tiles_total", ("result", "skipped"), ("reason", "nodata")): 2,
         ("vigie_stage_seconds_count", ("stage", "read")): 1,
+        (
+            "vigie_runner_info",
+            ("family", "sentinel-2"),
+            ("runner", "tensorrt"),
+            ("device", "cuda"),
+            ("precision", "fp16"),
+        ): 1,
+        ("vigie_runner_passed_over_total", ("runner", "tensorrt"), ("reason", "parity")): 1,
+        ("vigie_runner_passed_over_total", ("runner", "torch"), ("reason", "unavailable")): 0,
+        ("vigie_batch_halvings_total",): 1,
         ("vigie_alerts_total", ("kind", "flood"), ("state", "new")): 1,
         ("vigie_published_total", ("sink", "kafka"), ("result", "delivered")): 2,
         ("vigie_sensing_to_alert_seconds_sum",): 5000,

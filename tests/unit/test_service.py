@@ -16,6 +16,7 @@ from daemon.clock import SystemClock
 from daemon.errors import StoreUnavailable
 from daemon.operate.health import Heartbeats
 from daemon.service import serve
+from engine.errors import BuildStopped, DeviceLost
 
 DRAIN_S = 0.4
 
@@ -44,19 +45,24 @@ class FakeApp:
     """What counting the store raises, one a turn."""
     counted: int = 0
     engine_opened: bool = False
+    opening: Loop | None = None
+    """What opening the networks is like; None: quick."""
 
     def __post_init__(self) -> None:
         self.settings = SimpleNamespace(
             worker=SimpleNamespace(count=len(self.loops), drain_s=DRAIN_S), access=SimpleNamespace(read_timeout_s=1.0)
         )
         self.heartbeats = Heartbeats(SystemClock())
+        self.device_lost = threading.Event()
         self.catalogs: dict[str, Any] = {}
         self.polled: set[str] = set()
         self.metrics = SimpleNamespace(store=lambda counts: None, workers=lambda count: None)
         self.store = SimpleNamespace(counts=self.count, idle=self.is_idle)
 
-    def open_engine(self) -> None:
+    def open_engine(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.engine_opened = True
+        if self.opening is not None:
+            self.opening(stop)
 
     def worker(self, number: int) -> FakeWorker:
         return FakeWorker(self.loops[number])
@@ -130,3 +136,29 @@ def test_loops_that_hang_share_one_deadline(release: threading.Event) -> None:
     in_order, seconds = run(FakeApp(loops=[lambda stop: cast("None", release.wait())] * 4), stop=stop)
     assert not in_order
     assert DRAIN_S <= seconds < 2 * DRAIN_S
+
+
+def test_a_build_that_a_stop_ends_is_an_end_in_good_order() -> None:
+    """Fault test 14: SIGTERM while TensorRT builds."""
+    stop = threading.Event()
+
+    def builds(stop: threading.Event) -> None:
+        stop.wait()
+        raise BuildStopped("stopped while building")
+
+    threading.Timer(0.2, stop.set).start()
+    in_order, _ = run(FakeApp(loops=[well_behaved], opening=builds), stop=stop)
+    assert in_order
+
+
+def test_a_broken_device_ends_the_service_and_is_told_apart() -> None:
+    def breaks(stop: threading.Event) -> None:
+        raise DeviceLost("an illegal memory access was encountered")
+
+    app = FakeApp(loops=[breaks, well_behaved])
+    in_order, _ = run(app)
+    assert not in_order
+    assert app.device_lost.is_set()
+    other = FakeApp(loops=[well_behaved])
+    run(other, until_idle=True)
+    assert not other.device_lost.is_set()

@@ -28,7 +28,7 @@ from daemon.score.judging import ModelIdentity, judge
 from daemon.score.worker import Worker, WorkerRules
 from daemon.store import Store
 from daemon.store.records import Cursor, Sighting
-from engine.errors import BandMissing, RasterCorrupt, RasterUnavailable
+from engine.errors import BandMissing, DeviceLost, RasterCorrupt, RasterUnavailable
 from engine.grid import Cell, union_lonlat
 from engine.judge import DetectSettings
 from engine.look import Look
@@ -362,6 +362,38 @@ def test_a_stop_in_the_middle_hands_the_scene_back(house: House) -> None:
     row = house.store.scene(HISTORY[0].scene_id)
     assert row is not None
     assert (row.state, row.attempts) == ("pending", 0)
+
+
+def test_a_broken_device_ends_the_worker_and_hands_the_scene_back(house: House) -> None:
+    """Fault test 19: the process must end, and its successor finish the scene."""
+    house.sight(FLOOD)
+
+    def breaks(*given: object) -> Look:
+        raise DeviceLost("an illegal memory access was encountered")
+
+    look = house.engine.look
+    house.engine.look = breaks  # type: ignore[method-assign]
+    with pytest.raises(DeviceLost):
+        house.worker().step(threading.Event())
+    row = house.store.scene(FLOOD.scene_id)
+    assert row is not None
+    assert (row.state, row.attempts) == ("pending", 1)
+    house.engine.look = look  # type: ignore[method-assign]
+    house.work()
+    assert house.outcome(FLOOD)[0] == "scored"
+
+
+def test_a_scene_that_breaks_the_device_each_time_ends_as_failed(house: House) -> None:
+    house.sight(FLOOD)
+    house.readings[FLOOD.item_id] = DeviceLost("an illegal memory access was encountered")  # type: ignore[assignment]
+    for _ in range(3):
+        house.clock.advance(1000.0)
+        with pytest.raises(DeviceLost):
+            house.worker().step(threading.Event())
+    state, reason = house.outcome(FLOOD)
+    assert state == "failed"
+    assert reason is not None
+    assert "illegal memory access" in reason
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(house: House) -> None:
