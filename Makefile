@@ -1,5 +1,5 @@
 # make demo, make test ARGS='-k grid', make run CONFIG=vigie.yaml, make PYTHON=python3.12
-.PHONY: setup demo test check run bench clean
+.PHONY: setup demo test check run bench gpu-check clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# No `setup`: a GPU machine may have no network, and needs none of the daemon's libraries.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) build var runs *.egg-info

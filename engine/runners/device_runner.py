@@ -77,7 +77,8 @@ class DeviceRunner(Runner, RoundTrips):
         self._make_queue = make_queue
         self._probe = probe
         self._free_memory = release
-        self._graphs = graphs
+        self.graphs = graphs
+        """Whether lanes made from now on record their work."""
         self._on_halving = on_halving
         self._lanes = lanes
         self._idle: SimpleQueue[_Berth] = SimpleQueue()
@@ -156,7 +157,7 @@ class DeviceRunner(Runner, RoundTrips):
         return berths
 
     def _lane(self, berth: _Berth, largest: int) -> Lane:
-        if berth.lane is None or berth.lane.largest != largest:
+        if berth.lane is None or (berth.lane.largest, berth.lane.graphs) != (largest, self.graphs):
             berth.lane = None  # Its memory first, then the new one's.
             berth.lane = self._guarded(partial(self._new_lane, largest))
         return berth.lane
@@ -164,7 +165,7 @@ class DeviceRunner(Runner, RoundTrips):
     def _new_lane(self, largest: int) -> Lane:
         if self._plan is None:
             raise InputMismatch(f"runner {self.name} is closed; open another")
-        return Lane(self._plan, self.spec, self._make_queue(), largest=largest, graphs=self._graphs)
+        return Lane(self._plan, self.spec, self._make_queue(), largest=largest, graphs=self.graphs)
 
     def _guarded(self, call: Callable[[], T]) -> T:
         try:

@@ -43,7 +43,7 @@ class Lane:
         self._plan = plan
         self._spec = spec
         self._queue = queue
-        self._graphs = graphs
+        self.graphs = graphs
         arrays = (*spec.inputs, *spec.outputs)
         with queue.current():
             self._device = {each.name: _empty(each, largest, queue.device) for each in arrays}
@@ -83,7 +83,7 @@ class Lane:
             known()
             return
         todo = self._steps(work, size)
-        if self._graphs:
+        if self.graphs:
             # The loop leaves its input as it was, so that it may be done twice.
             self._recorded[work, size] = self._queue.record(todo)
         else:

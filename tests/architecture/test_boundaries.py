@@ -45,6 +45,25 @@ for module in pkgutil.walk_packages({package}.__path__, '{package}.'):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_the_gpu_check_needs_nothing_that_a_gpu_machine_may_lack() -> None:
+    """Such a machine has torch, onnx, numpy and safetensors; no library of the daemon, no TensorRT at import."""
+    code = """
+import sys
+lacking = (
+    'rasterio kafka sqlalchemy alembic pystac_client onnxruntime tensorrt tensorrt_bindings shapely pyproj pydantic '
+    'structlog typer rich psycopg yaml jsonschema pytest'
+).split()
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in lacking:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+import engine.runners.plans, engine.runners.torch, engine.runners.tensorrt, tests.gpu.__main__
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_every_package_is_listed_for_the_wheel() -> None:
     import tomllib
 
