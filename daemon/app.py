@@ -128,7 +128,11 @@ class App:
         self.catalogs = {
             each.name: around.catalogs.get(each.name) or catalog_of(each, clock, gates) for each in settings.catalogs
         }
-        self.sinks = around.sinks if around.sinks is not None else tuple(sink_of(each) for each in settings.sinks)
+        self.sinks = (
+            around.sinks
+            if around.sinks is not None
+            else tuple(sink_of(each, clock, around.rng) for each in settings.sinks)
+        )
         bundle = ModelBundle.load(bundle_path(settings.engine.bundle))
         self.metrics.build(version("vigie"), f"{bundle.name}:{bundle.model_hash[:16]}")
         self._opening = Opening(sorted(bundle.families), self.metrics)

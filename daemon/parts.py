@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 from daemon.adapters.files import JsonLinesSink
+from daemon.adapters.folder_sink import FolderSink
 from daemon.adapters.host_gate import HostGates
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
+from daemon.adapters.webhook import WebhookSettings, WebhookSink
+from daemon.adapters.whole_file import write_whole
 from daemon.clock import Clock
 from daemon.errors import ConfigError
+from daemon.publish.cap import CapIdentity, CapWriter
+from daemon.publish.geojson import GeoJsonWriter
 from daemon.publish.sinks import Sink
 from daemon.scenes import Area
 from daemon.score.access import AccessPolicy
 from daemon.settings import Settings
 from daemon.settings.sections import CatalogSettings
-from daemon.settings.sinks import KafkaSinkSettings, SinkSettings
+from daemon.settings.sinks import (
+    CapSinkSettings,
+    GeoJsonSinkSettings,
+    KafkaSinkSettings,
+    SinkSettings,
+    WebhookSinkSettings,
+)
 from daemon.watch.catalogs import Catalog
 from daemon.watch.poll import CatalogWatch
 from daemon.watch.windows import Pace
@@ -109,7 +121,7 @@ def catalog_watch(
     )
 
 
-def sink_of(each: SinkSettings) -> Sink:
+def sink_of(each: SinkSettings, clock: Clock, rng: random.Random) -> Sink:
     """The sink that a section names."""
     if isinstance(each, KafkaSinkSettings):
         return KafkaSink(
@@ -128,4 +140,18 @@ def sink_of(each: SinkSettings) -> Sink:
             ),
             name=each.name,
         )
+    if isinstance(each, GeoJsonSinkSettings):
+        return FolderSink(each.folder, GeoJsonWriter(write_whole), name=each.name)
+    if isinstance(each, CapSinkSettings):
+        identity = CapIdentity(
+            sender=each.sender,
+            sender_name=each.sender_name,
+            status=each.status,
+            restriction=each.restriction,
+            valid_for=timedelta(days=each.valid_days),
+        )
+        return FolderSink(each.folder, CapWriter(identity, now=clock.now, write_whole=write_whole), name=each.name)
+    if isinstance(each, WebhookSinkSettings):
+        webhook = WebhookSettings(url=each.url, secret_file=each.secret_file, timeout_s=each.timeout_s)
+        return WebhookSink(webhook, name=each.name, clock=clock, rng=rng)
     return JsonLinesSink(each.path, name=each.name)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from daemon.adapters.folder_sink import check_writable
+from daemon.adapters.whole_file import sync_folder
 from daemon.errors import SinkUnavailable
 from daemon.publish.sinks import DeliveryResult, Message, structured_event
 
@@ -49,14 +51,9 @@ class JsonLinesSink:
 
     def ping(self) -> None:
         """Raise SinkUnavailable where the folder cannot be written to."""
-        folder = self._path.parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        target = self._path if self._path.exists() else folder
-        if not folder.is_dir():
-            raise SinkUnavailable(f"{folder} is a file where a folder is needed; move it, or choose another path")
-        if not os.access(target, os.W_OK):
-            raise SinkUnavailable(f"{target} cannot be written to; change its owner, or choose another path")
+        check_writable(self._path.parent)
+        if self._path.exists() and not os.access(self._path, os.W_OK):
+            raise SinkUnavailable(f"{self._path} cannot be written to; change its owner, or choose another path")
 
     def close(self) -> None:
         """Close the file; the next ``send`` opens it again."""
@@ -73,7 +70,7 @@ class JsonLinesSink:
             try:
                 _cut_torn_line(file)
                 if not existed:
-                    _sync_folder(self._path.parent)
+                    sync_folder(self._path.parent)
             except OSError:
                 file.close()
                 raise
@@ -114,12 +111,3 @@ def _cut_torn_line(file: BinaryIO) -> None:
     if keep != end:
         file.truncate(keep)
     file.seek(keep)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import jsonschema
 import shapely
 from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
 
 from daemon.errors import AlertInvalid
 from daemon.publish.sinks import CONTENT_TYPE, PREFIX, Message
@@ -283,10 +284,19 @@ def _outline(alert: str, geometry: Mapping[str, Any]) -> tuple[Any, list[str]]:
     notes: list[str] = []
     vertices = shapely.get_num_coordinates(outline)
     if vertices > MAX_VERTICES:
-        outline = outline.convex_hull
+        outline = _hull(outline)
         notes.append(f"the outline is the convex hull: the exact one has {vertices} vertices")
     outline = shapely.transform(outline, lambda points: points.round(COORDINATE_DECIMALS))
     return mapping(shapely.orient_polygons(outline)), notes
+
+
+def _hull(outline: BaseGeometry) -> BaseGeometry:
+    """Convex hull; on each side of 180° for itself where the outline was cut there, or it would span the world."""
+    west, _, east, _ = outline.bounds
+    if east - west <= 180.0:
+        return outline.convex_hull
+    halves = (outline.intersection(shapely.box(*half)) for half in ((-180, -90, 0, 90), (0, -90, 180, 90)))
+    return shapely.union_all([half.convex_hull for half in halves])
 
 
 def _utc(moment: datetime) -> str:

@@ -166,6 +166,8 @@ def _unusable_files(settings: Settings, source: Source) -> list[Problem]:
         if sink.type == "kafka":
             files = ("password_file", "ca_file", "cert_file", "key_file")
             secrets += [(("sinks", index, "security", key), getattr(sink.security, key)) for key in files]
+        if sink.type == "webhook":
+            secrets.append((("sinks", index, "secret_file"), sink.secret_file))
     for path, file in secrets:
         if file is not None and not file.is_file():
             message = f"there is no file {file}: write it there, or correct the path"

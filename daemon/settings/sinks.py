@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
+from pydantic import field_validator as check
 
 from daemon.settings.sections import Names, Section, SettingPath
 
@@ -67,4 +69,59 @@ class JsonLinesSinkSettings(Section):
     path: SettingPath
 
 
-SinkSettings = Annotated[KafkaSinkSettings | JsonLinesSinkSettings, Field(discriminator="type")]
+class GeoJsonSinkSettings(Section):
+    """Alerts are written as GeoJSON files, with one map of all incidents."""
+
+    type: Literal["geojson"]
+    name: str = "geojson"
+    """Unique among the sinks; delivery is remembered under it."""
+    folder: SettingPath
+
+
+class CapSinkSettings(Section):
+    """Alerts are written as files of the Common Alerting Protocol 1.2."""
+
+    type: Literal["cap"]
+    name: str = "cap"
+    """Unique among the sinks; delivery is remembered under it."""
+    folder: SettingPath
+    sender: str = Field(pattern=r"^[^\s,<&]+$", max_length=200)
+    """Who speaks, globally unique: ``vigie@example.org``."""
+    sender_name: str | None = None
+    """The same for people."""
+    status: Literal["Actual", "Exercise", "System", "Test", "Draft"] = "Test"
+    """``Actual`` only where somebody answers for the messages."""
+    restriction: str | None = None
+    """Rule for a limited distribution; none: public."""
+    valid_days: float = Field(default=7.0, gt=0, le=365)
+    """Days after sensing that a message is to be believed."""
+
+
+class WebhookSinkSettings(Section):
+    """Alerts are posted to an HTTPS address, signed."""
+
+    type: Literal["webhook"]
+    name: str = "webhook"
+    """Unique among the sinks; delivery is remembered under it."""
+    url: str
+    secret_file: SettingPath | None = None
+    """File that holds the secret of the signature: ``whsec_`` and base64 of at least 24 random bytes."""
+    timeout_s: float = Field(default=10.0, gt=0, le=60)
+    """Seconds that one request may take."""
+
+    @check("url")
+    @classmethod
+    def _encrypted_unless_local(cls, url: str) -> str:
+        parts = urlsplit(url)
+        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not parts.hostname or parts.scheme not in ("https", "http") or (parts.scheme == "http" and not local):
+            raise ValueError(
+                f"found {parts.scheme}://{parts.hostname or ''}; use https:// (http:// on this machine only)"
+            )
+        return url
+
+
+SinkSettings = Annotated[
+    KafkaSinkSettings | JsonLinesSinkSettings | GeoJsonSinkSettings | CapSinkSettings | WebhookSinkSettings,
+    Field(discriminator="type"),
+]

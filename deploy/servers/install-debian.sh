@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the server tests need and this Debian machine lacks: Java and Maven for Kafka, PostgreSQL with PostGIS,
-# and promtool.
+# Prometheus with promtool, and kcat.
 # Run as root; safe to run again. Starts no service: the tests start their own servers, on their own ports.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ command -v mvn >/dev/null || missing+=(maven)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql-15)
 compgen -G '/usr/share/postgresql/*/extension/postgis.control' >/dev/null || missing+=(postgresql-15-postgis-3)
 command -v promtool >/dev/null || missing+=(prometheus)
+command -v kcat >/dev/null || missing+=(kcat)
 if [ "${#missing[@]}" = 0 ]; then
     echo "All servers that the tests need are installed."
     exit 0

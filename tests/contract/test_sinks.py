@@ -1,25 +1,37 @@
-"""The promises of a sink, kept by each: memory, JSON lines, and Kafka on a real broker."""
+"""The promises of a sink, kept by each: memory, files of every format, a webhook, and Kafka on a real broker."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from daemon.adapters.files import JsonLinesSink
+from daemon.adapters.folder_sink import FolderSink
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
 from daemon.adapters.memory_sink import MemorySink
+from daemon.adapters.webhook import WebhookSettings, WebhookSink
+from daemon.adapters.whole_file import write_whole
+from daemon.clock import SystemClock
 from daemon.errors import SinkUnavailable
 from daemon.kafka_local import free_port
+from daemon.publish.cap import NAMESPACE, CapIdentity, CapWriter
+from daemon.publish.feature import file_name
+from daemon.publish.geojson import GeoJsonWriter
 from daemon.publish.sinks import Message, Sink, structured_event
 from tests.consumer import read_topic
+from tests.servers.webhook import WebhookReceiver
 from tests.unit.test_alerts import make
 
 Read = Callable[[], list[dict[str, Any]]]
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def message(place: str, sequence: int, note: str = "-") -> Message:
@@ -37,9 +49,15 @@ class Bench:
     broken: Sink
     limited: bool = True
     """Whether the sink refuses messages above 1 MB."""
+    expect: Callable[[Message], dict[str, Any]] = structured_event
+    """What is read back of a message."""
+    repeats: bool = True
+    """Whether a reader meets a repeated message twice."""
 
 
-@pytest.fixture(params=["memory", "files", pytest.param("kafka", marks=pytest.mark.server)])
+@pytest.fixture(
+    params=["memory", "files", "geojson", "cap", "webhook", pytest.param("kafka", marks=pytest.mark.server)]
+)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "memory":
         memory, broken = MemorySink(), MemorySink()
@@ -51,12 +69,74 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         files = JsonLinesSink(path)
         yield Bench(files, lambda: _lines(path), JsonLinesSink(tmp_path / "a file" / "alerts.jsonl"), limited=False)
         files.close()
+    elif request.param in ("geojson", "cap"):
+        (tmp_path / "a file").touch()
+        geojson = request.param == "geojson"
+        identity = CapIdentity(sender="vigie@example.org")
+        writer = (
+            GeoJsonWriter(write_whole) if geojson else CapWriter(identity, now=lambda: NOON, write_whole=write_whole)
+        )
+        yield Bench(
+            FolderSink(tmp_path / "out", writer, name=request.param),
+            lambda: (_features if geojson else _caps)(tmp_path / "out"),
+            FolderSink(tmp_path / "a file" / "out", writer, name=request.param),
+            limited=False,
+            expect=_part_of,
+            repeats=False,
+        )
+    elif request.param == "webhook":
+        with WebhookReceiver() as receiver:
+            hook = _webhook(receiver.url)
+            yield Bench(
+                hook,
+                lambda: [json.loads(post.body) for post in receiver.accepted],
+                _webhook(f"http://127.0.0.1:{free_port()}/"),
+            )
+            hook.close()
     else:
         broker, topic = request.getfixturevalue("kafka_broker"), request.getfixturevalue("topic")
         kafka = KafkaSink(KafkaSettings(bootstrap=(broker.bootstrap,), topic=topic))
         nobody = KafkaSettings(bootstrap=(f"127.0.0.1:{free_port()}",), topic=topic, delivery_timeout_s=1.0)
         yield Bench(kafka, lambda: _topic(broker.bootstrap, topic), KafkaSink(nobody))
         kafka.close()
+
+
+def _webhook(url: str) -> WebhookSink:
+    settings = WebhookSettings(url=url, deadline_s=0.4)
+    return WebhookSink(settings, name="webhook", clock=SystemClock(), rng=random.Random(0))
+
+
+def _part_of(message: Message) -> dict[str, Any]:
+    """What every file says of a message."""
+    event = structured_event(message)
+    return {"id": event["id"], "sequence": event["sequence"], "incident": file_name(event["subject"])}
+
+
+def _features(folder: Path) -> list[dict[str, Any]]:
+    features = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*/*.geojson"))]
+    return [
+        {
+            "id": each["id"],
+            "sequence": f"{each['properties']['sequence']:010d}",
+            "incident": file_name(each["properties"]["incident"]),
+        }
+        for each in features
+    ]
+
+
+def _caps(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(folder.glob("*/*.xml")):
+        root = ElementTree.parse(path).getroot()
+        names = {each[0].text: each[1].text for each in root.iter(f"{{{NAMESPACE}}}parameter")}
+        found.append(
+            {
+                "id": root.findtext(f"{{{NAMESPACE}}}identifier"),
+                "sequence": f"{int(names['vigie:sequence'] or 0):010d}",
+                "incident": root.findtext(f"{{{NAMESPACE}}}incidents"),
+            }
+        )
+    return found
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -72,8 +152,9 @@ def _topic(bootstrap: str, topic: str) -> list[dict[str, Any]]:
     return events
 
 
-def _of(place: str, events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [event for event in events if event["partitionkey"] == place]
+def _of(messages: Sequence[Message], events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    ids = {message.alert_id for message in messages}
+    return [event for event in events if event["id"] in ids]
 
 
 def test_what_is_confirmed_can_be_read_back_whole_and_in_order_of_its_key(bench: Bench) -> None:
@@ -83,7 +164,9 @@ def test_what_is_confirmed_can_be_read_back_whole_and_in_order_of_its_key(bench:
     assert all(result.delivered for result in results)
     events = bench.read()
     for place in ("north", "south", "Évian"):
-        assert _of(place, events) == _of(place, [structured_event(one) for one in sent])
+        of_place = [one for one in sent if one.key == place.encode()]
+        assert _of(of_place, events) == [bench.expect(one) for one in of_place]
+    assert len(events) == len(sent)
 
 
 def test_nothing_to_send_is_no_failure(bench: Bench) -> None:
@@ -95,7 +178,7 @@ def test_a_repeat_is_legal(bench: Bench) -> None:
     one = message("north", 1)
     for _ in range(2):
         assert [result.delivered for result in bench.sink.send([one])] == [True]
-    assert {event["id"] for event in bench.read()} == {one.alert_id}
+    assert [event["id"] for event in bench.read()] == [one.alert_id] * (2 if bench.repeats else 1)
 
 
 def test_a_sink_that_works_answers_a_ping_before_and_after_sending(bench: Bench) -> None:
