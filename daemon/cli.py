@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands import configuration, demonstrate, history, run, score, state
+from daemon.commands import configuration, demonstrate, harvest, history, run, score, state
 from engine.errors import VigieError
 
 GROUP = "vigie.commands"
@@ -38,6 +38,7 @@ def build() -> typer.Typer:
     app.command("run")(run.run)
     app.command("once")(score.once)
     app.command("score")(score.score)
+    app.command("harvest")(harvest.harvest)
     app.command("check-config")(configuration.check_config)
     app.command("migrate")(state.migrate)
     app.command("replay")(state.replay)

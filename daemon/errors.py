@@ -12,6 +12,7 @@
     │   └── WindowTooWide     a search finds more than its pages list; a narrower one may be read whole
     ├── SceneInvalid          a STAC Item lacks what a scene needs
     ├── AccessRefused         an href breaks the access policy
+    ├── HarvestInvalid        a harvest cannot be made as it was ordered
     ├── AlertInvalid          an alert does not satisfy its own schema
     └── ConfigError           the configuration is wrong; the message names the line and the remedy
 """
@@ -58,6 +59,10 @@ class SceneInvalid(PermanentError):
 
 class AccessRefused(PermanentError):
     """An href breaks the access policy."""
+
+
+class HarvestInvalid(PermanentError):
+    """A harvest cannot be made as it was ordered."""
 
 
 class AlertInvalid(PermanentError):
