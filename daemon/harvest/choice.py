@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import shapely
 from shapely.geometry import shape
@@ -46,6 +47,7 @@ def choose(scenes: Sequence[Scene], order: Order) -> Choice:
         HarvestInvalid: there is none.
     """
     area = shape(dict(order.area))
+    scenes = sorted(scenes, key=_by_time)
     shown = {id(scene): shape(dict(scene.geometry)).intersection(area) for scene in scenes}
     for collection in order.collections:
         if not any(scene.collection == collection for scene in scenes):
@@ -80,7 +82,7 @@ def choose(scenes: Sequence[Scene], order: Order) -> Choice:
         chosen.update({(scene.collection, scene.item_id): scene for scene in new})
         grounds.append(ground)
     return Choice(
-        scenes=tuple(sorted(chosen.values(), key=lambda scene: (scene.sensing_time, scene.collection, scene.item_id))),
+        scenes=tuple(sorted(chosen.values(), key=_by_time)),
         ground=shapely.union_all(grounds),
     )
 
@@ -111,3 +113,7 @@ def middles(cells: Sequence[Cell]) -> list[BaseGeometry]:
 def rank(seed: int, *names: str) -> str:
     """Where something stands in the order of a seed, whatever else there is."""
     return hashlib.sha256("|".join((str(seed), *names)).encode()).hexdigest()
+
+
+def _by_time(scene: Scene) -> tuple[datetime, str, str]:
+    return scene.sensing_time, scene.collection, scene.item_id

@@ -37,6 +37,7 @@ COMMANDS = {
     "migrate",
     "replay",
     "status",
+    "harvest",
     "audit",
     "backfill",
     "train",
