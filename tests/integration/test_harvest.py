@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from daemon.commands.harvest import harvest
 from daemon.errors import HarvestInvalid
+from daemon.harvest import reading
 from engine.grid import Cell, to_lonlat
 from engine.shards import read_shard
 from tests.rasters import ORIGIN, transform_at, write_plain
@@ -201,6 +202,22 @@ def test_a_stopped_harvest_goes_on_with_what_is_missing(catalog: Path, tmp_path:
     assert again == found
     with pytest.raises(HarvestInvalid, match="holds a harvest of other tiles"):
         run(catalog, out, "--tiles", "6")
+
+
+def test_a_large_scene_is_cut_into_several_files(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(catalog, tmp_path / "whole", "--tiles", "3")
+    monkeypatch.setattr(reading, "BATCH_BYTES", 1)
+    monkeypatch.setattr(reading, "SHARD_BYTES", 1)
+    run(catalog, tmp_path / "cut", "--tiles", "3")
+    whole, cut = (
+        [read_shard(path) for path in sorted((tmp_path / name / "flown").glob("*.safetensors"))]
+        for name in ("whole", "cut")
+    )
+    assert [len(shard.rows) for shard in cut] == [1, 1, 1]
+    assert tuple(row for shard in cut for row in shard.rows) == whole[0].rows
+    np.testing.assert_array_equal(np.concatenate([shard.tiles for shard in cut]), whole[0].tiles)
 
 
 def test_what_may_not_be_read_is_told_and_tried_again(catalog: Path, tmp_path: Path) -> None:
