@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from shapely.geometry.base import BaseGeometry
 
 from daemon.adapters.host_gate import HostGates
+from daemon.adapters.signing import SignedReading, with_https
 from daemon.backoff import Backoff
 from daemon.clock import Clock, SystemClock
 from daemon.errors import StoreUnavailable
@@ -33,6 +34,8 @@ from daemon.parts import (
     catalog_watch,
     read_limits,
     runner_choice,
+    s3_hosts,
+    signers_of,
     sink_of,
 )
 from daemon.publish.relay import Relay, RelaySettings
@@ -52,6 +55,7 @@ from engine.bundle import ModelBundle
 from engine.judge import DetectSettings
 from engine.look import Look
 from engine.raster import read_tiles
+from engine.read_plan import ReadPlan
 from engine.scoring import SceneScorer
 from engine.tiles import Float32Array, TileBatch
 
@@ -122,6 +126,7 @@ class App:
         self._policy = access_policy(settings)
         self.areas = {area.name: area for area in settings.watched_areas()}
         gates = HostGates(clock, around.rng)
+        self._signers = signers_of(settings, clock, gates)
         for area in self.areas.values():
             self.metrics.budget(area.name, area.alerts_per_month)
         self._drift = DriftWatch()
@@ -231,21 +236,26 @@ class App:
         """
         catalog = self.catalogs.get(scene.catalog)
         plan = read_plan(
-            scene,
+            with_https(scene, s3_hosts(self.settings)),
             self._policy,
             bands=bands,
             optional=OPTIONAL_BANDS,
             base=None if catalog is None else catalog.base,
         )
-        return read_tiles(
-            plan,
-            areas,
-            tile_px=self.settings.scoring.tile_px,
-            min_valid_ratio=self.settings.scoring.min_valid_ratio,
-            batch_size=self.settings.engine.batch_size,
-            limits=read_limits(self.settings),
-            monotonic=self._around.clock.monotonic,
-        )
+
+        def read(signed: ReadPlan) -> SceneReading:
+            return read_tiles(
+                signed,
+                areas,
+                tile_px=self.settings.scoring.tile_px,
+                min_valid_ratio=self.settings.scoring.min_valid_ratio,
+                batch_size=self.settings.engine.batch_size,
+                limits=read_limits(self.settings),
+                monotonic=self._around.clock.monotonic,
+            )
+
+        signers = self._signers.get(scene.catalog, self._signers[""])
+        return SignedReading(plan, signers, read) if signers else read(plan)
 
     def _polled(self, report: PollReport) -> None:
         if report.error is None:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+from daemon.adapters.fetch import Fetcher
 from daemon.adapters.files import JsonLinesSink
 from daemon.adapters.folder_sink import FolderSink
 from daemon.adapters.host_gate import HostGates
 from daemon.adapters.kafka import KafkaSettings, KafkaSink
+from daemon.adapters.signing import PlanetaryComputerSigner, S3Key, S3Signer, Signer
 from daemon.adapters.stac import StacApiCatalog
 from daemon.adapters.static_stac import StaticCatalog
 from daemon.adapters.webhook import WebhookSettings, WebhookSink
@@ -24,6 +26,7 @@ from daemon.publish.sinks import Sink
 from daemon.scenes import Area
 from daemon.score.access import AccessPolicy
 from daemon.settings import Settings
+from daemon.settings.credentials import read_secret
 from daemon.settings.sections import CatalogSettings
 from daemon.settings.sinks import (
     CapSinkSettings,
@@ -77,7 +80,51 @@ def runner_choice(settings: Settings) -> RunnerChoice:
 def access_policy(settings: Settings) -> AccessPolicy:
     """What an href may lead to, from the settings."""
     access = settings.access
-    return AccessPolicy(hosts=access.hosts, http_hosts=access.http_hosts, local_roots=access.local_roots)
+    hosts = (*access.hosts, *s3_hosts(settings).values())
+    return AccessPolicy(hosts=hosts, http_hosts=access.http_hosts, local_roots=access.local_roots)
+
+
+def s3_hosts(settings: Settings) -> Mapping[str, str]:
+    """Each bucket that is read with a key, and the host that serves it."""
+    s3 = settings.access.s3
+    return {} if s3 is None else {bucket: s3.host(bucket) for bucket in s3.buckets}
+
+
+def signers_of(settings: Settings, clock: Clock, gates: HostGates) -> Mapping[str, tuple[Signer, ...]]:
+    """Who signs the addresses of each catalog's rasters, by its name; ``""``: of any other's.
+
+    Raises:
+        OSError: a file with a key cannot be read.
+    """
+    s3 = settings.access.s3
+    shared: tuple[Signer, ...] = ()
+    if s3 is not None:
+        key = S3Key(
+            access_key_id=read_secret(s3.access_key_id_file),
+            secret_access_key=read_secret(s3.secret_access_key_file),
+            session_token=None if s3.session_token_file is None else read_secret(s3.session_token_file),
+        )
+        shared = (S3Signer(key, s3.buckets, requester_pays=s3.requester_pays, now=clock.now),)
+    found: dict[str, tuple[Signer, ...]] = {"": shared}
+    for each in settings.catalogs:
+        found[each.name] = shared
+        if each.signing is not None:
+            key_file = each.signing.key_file
+            headers = {} if key_file is None else {"Ocp-Apim-Subscription-Key": read_secret(key_file)}
+            fetcher = Fetcher(
+                each.signing.url,
+                headers=headers,
+                timeout_s=each.timeout_s,
+                max_bytes=1 << 16,
+                now=clock.now,
+                gates=gates,
+            )
+            margin = timedelta(seconds=each.signing.margin_s)
+            found[each.name] = (
+                PlanetaryComputerSigner(each.signing.url, fetcher, now=clock.now, margin=margin),
+                *shared,
+            )
+    return found
 
 
 def read_limits(settings: Settings) -> ReadLimits:
@@ -95,10 +142,17 @@ def catalog_of(each: CatalogSettings, clock: Clock, gates: HostGates | None = No
     """The catalog that a section names; ``gates`` are shared by all catalogs of a process."""
     if gates is not None and not each.is_local:
         gates.limit(each.url, each.requests_per_minute)
+    headers = {} if each.credentials is None else each.credentials.headers()
     if each.type == "static":
-        return StaticCatalog(each.name, each.url, timeout_s=each.timeout_s, now=clock.now, gates=gates)
+        return StaticCatalog(each.name, each.url, headers=headers, timeout_s=each.timeout_s, now=clock.now, gates=gates)
     return StacApiCatalog(
-        each.name, each.url, timeout_s=each.timeout_s, most_items=each.most_items, now=clock.now, gates=gates
+        each.name,
+        each.url,
+        headers=headers,
+        timeout_s=each.timeout_s,
+        most_items=each.most_items,
+        now=clock.now,
+        gates=gates,
     )
 
 

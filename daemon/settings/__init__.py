@@ -162,6 +162,14 @@ def _unusable_files(settings: Settings, source: Source) -> list[Problem]:
             path: KeyPath = ("areas", index, "file")
             problems.append(Problem(where=source.where(path), path=path, message=str(error)))
     secrets: list[tuple[KeyPath, Path | None]] = [(("store", "password_file"), settings.store.password_file)]
+    for index, catalog in enumerate(settings.catalogs):
+        if catalog.credentials is not None:
+            secrets.append((("catalogs", index, "credentials", "secret_file"), catalog.credentials.secret_file))
+        if catalog.signing is not None:
+            secrets.append((("catalogs", index, "signing", "key_file"), catalog.signing.key_file))
+    if settings.access.s3 is not None:
+        keys = ("access_key_id_file", "secret_access_key_file", "session_token_file")
+        secrets += [(("access", "s3", key), getattr(settings.access.s3, key)) for key in keys]
     for index, sink in enumerate(settings.sinks):
         if sink.type == "kafka":
             files = ("password_file", "ca_file", "cert_file", "key_file")

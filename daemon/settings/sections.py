@@ -7,32 +7,24 @@ the same thing wherever the daemon is started.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic import field_validator as check
 
-
-def _resolve_path(value: Any, info: ValidationInfo) -> Any:
-    folder = (info.context or {}).get("folder", Path.cwd())
-    return folder / Path(value).expanduser() if isinstance(value, str | Path) and str(value) else value
+from daemon.settings.base import Section as Section
+from daemon.settings.base import SettingPath as SettingPath
+from daemon.settings.base import resolve_path
+from daemon.settings.credentials import HttpCredentials, S3Settings, SigningSettings
 
 
 def _one_is_a_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-SettingPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$", max_length=100)]
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, no unknown keys, defaults checked like given values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class StoreSettings(Section):
@@ -49,7 +41,7 @@ class StoreSettings(Section):
         prefix = "sqlite:///"
         if url.startswith(prefix):
             name = url.removeprefix(prefix)
-            return url if name in ("", ":memory:") else f"{prefix}{_resolve_path(name, info)}"
+            return url if name in ("", ":memory:") else f"{prefix}{resolve_path(name, info)}"
         if not url.startswith(("postgresql+psycopg://", "postgresql://")):
             scheme = url.split(":", 1)[0]
             raise ValueError(f"no database of kind {scheme!r}: write sqlite:///file.db or postgresql://user@host/db")
@@ -97,6 +89,10 @@ class CatalogSettings(Section):
     """How far a long sweep reaches back, days."""
     silent_after_h: float | None = Field(default=None, gt=0)
     """Hours without a newer Item after which a collection is called silent; none: three times its usual gap."""
+    credentials: HttpCredentials | None = None
+    """Sent with each request to the catalog, never to the hosts of its rasters."""
+    signing: SigningSettings | None = None
+    """Who signs the addresses of its rasters."""
 
     @check("collections", mode="before")
     @classmethod
@@ -115,7 +111,7 @@ class CatalogSettings(Section):
             raise ValueError(f"found {url!r}; a catalog is reached by https:// (or is a folder, if static)")
         if kind == "stac-api":
             raise ValueError(f"found {url!r}, but a STAC API needs an https:// URL: set `type: static` for a folder")
-        return str(_resolve_path(url, info))
+        return str(resolve_path(url, info))
 
     @model_validator(mode="after")
     def _api_names_collections(self) -> CatalogSettings:
@@ -138,6 +134,8 @@ class AccessSettings(Section):
     """Hosts, with port, that plain http is allowed to: ``127.0.0.1:8123``."""
     local_roots: tuple[SettingPath, ...] = ()
     """Folders below which local rasters may be read."""
+    s3: S3Settings | None = None
+    """Buckets that are read with a key."""
     max_pixels: int = Field(default=400_000_000, ge=1)
     """Largest raster by its header, pixels."""
     max_bands: int = Field(default=32, ge=1)
@@ -168,7 +166,7 @@ class EngineSettings(Section):
     @check("bundle")
     @classmethod
     def _name_or_path(cls, bundle: str, info: ValidationInfo) -> str:
-        return str(_resolve_path(bundle, info)) if "/" in bundle else bundle
+        return str(resolve_path(bundle, info)) if "/" in bundle else bundle
 
 
 class ScoringSettings(Section):

@@ -316,13 +316,18 @@ def full(tmp_path: Path) -> Path:
         f"""\
 store: {{url: 'postgresql://me@db/x', password_file: secret}}
 catalogs:
-- {{name: a, url: 'https://a', collections: {{c: auto}}}}
-- {{name: b, url: 'https://b', collections: {{d: auto}}}}
+- {{name: a, url: 'https://a', collections: {{c: auto}},
+   credentials: {{type: basic, username: u, secret_file: secret}},
+   signing: {{type: planetary-computer, key_file: secret}}}}
+- {{name: b, url: 'https://b', collections: {{d: auto}},
+   credentials: {{type: basic, username: u, secret_file: secret}},
+   signing: {{type: planetary-computer, key_file: secret}}}}
 areas:
 - {{name: one, bbox: [8, 45, 9, 46]}}
 - {{name: two, geometry: {json.dumps(SQUARE)}, alert_since: 2026-01-01T00:00:00Z}}
 - {{name: three, file: area.geojson}}
-access: {{hosts: [h], http_hosts: ['h:1'], local_roots: [r]}}
+access: {{hosts: [h], http_hosts: ['h:1'], local_roots: [r],
+  s3: {{buckets: {{b: eu}}, requester_pays: true, access_key_id_file: secret, secret_access_key_file: secret, session_token_file: secret}}}}
 sinks:
 - type: kafka
   bootstrap_servers: [h]
@@ -344,7 +349,7 @@ def test_every_leaf_can_be_overridden_by_the_environment(full: Path) -> None:
         str(folder / "other.geojson"), "2027-01-01T00:00:00Z",
     ]  # fmt: skip
     # Leaves that are bound to others: exactly one of three places an area, and a type picks the other keys.
-    bound = {"bbox", "geometry", "file", "type"}
+    bound = {"bbox", "geometry", "file", "type", "header"}
     unchanged: list[str] = []
     count = 0
     for path, old in leaves(before):
