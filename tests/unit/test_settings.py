@@ -327,7 +327,8 @@ areas:
 - {{name: two, geometry: {json.dumps(SQUARE)}, alert_since: 2026-01-01T00:00:00Z}}
 - {{name: three, file: area.geojson}}
 access: {{hosts: [h], http_hosts: ['h:1'], local_roots: [r],
-  s3: {{buckets: {{b: eu}}, requester_pays: true, access_key_id_file: secret, secret_access_key_file: secret, session_token_file: secret}}}}
+  s3: {{buckets: {{b: eu}}, requester_pays: true, access_key_id_file: secret,
+    secret_access_key_file: secret, session_token_file: secret}}}}
 sinks:
 - type: kafka
   bootstrap_servers: [h]
@@ -344,8 +345,8 @@ def test_every_leaf_can_be_overridden_by_the_environment(full: Path) -> None:
     folder = full.parent
     # Values of each type, one of which is legal and different for each leaf that stands alone.
     candidates = [
-        "b", "7", "48", "0.5", "8.25", "false", "true", "fp16", "SASL_PLAINTEXT", "SCRAM-SHA-256", "torch", "cpu", "error", "json",
-        "sentinel-2-l2a", "https://other.example", "postgresql+psycopg://other@db/y", str(folder / "other"),
+        "b", "7", "48", "0.5", "8.25", "false", "true", "fp16", "SASL_PLAINTEXT", "SCRAM-SHA-256", "torch", "cpu", "error",
+        "json", "sentinel-2-l2a", "https://other.example", "postgresql+psycopg://other@db/y", str(folder / "other"),
         str(folder / "other.geojson"), "2027-01-01T00:00:00Z",
     ]  # fmt: skip
     # Leaves that are bound to others: exactly one of three places an area, and a type picks the other keys.
