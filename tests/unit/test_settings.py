@@ -346,8 +346,8 @@ def test_every_leaf_can_be_overridden_by_the_environment(full: Path) -> None:
     # Values of each type, one of which is legal and different for each leaf that stands alone.
     candidates = [
         "b", "7", "48", "0.5", "8.25", "false", "true", "fp16", "SASL_PLAINTEXT", "SCRAM-SHA-256", "torch", "cpu",
-        "error", "json", "sentinel-2-l2a", "https://other.example", "postgresql+psycopg://other@db/y", str(folder / "other"),
-        str(folder / "other.geojson"), "2027-01-01T00:00:00Z",
+        "error", "json", "sentinel-2-l2a", "https://other.example", "postgresql+psycopg://other@db/y",
+        str(folder / "other"), str(folder / "other.geojson"), "2027-01-01T00:00:00Z",
     ]  # fmt: skip
     # Leaves that are bound to others: exactly one of three places an area, and a type picks the other keys.
     bound = {"bbox", "geometry", "file", "type", "header"}
