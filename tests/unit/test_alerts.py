@@ -30,6 +30,7 @@ from daemon.publish.alerts import (
     lifecycle_id,
 )
 from daemon.scenes import Area, Scene
+from daemon.settings.sinks import KafkaSinkSettings
 from engine.detect import Detection
 
 DOCS = Path(__file__).resolve().parents[2] / "deploy" / "docs"
@@ -309,7 +310,11 @@ def test_the_asyncapi_page_names_what_is_really_sent() -> None:
     texts = {name: value.decode() for name, value in headers.items()}
     assert not list(Draft202012Validator(message["headers"]).iter_errors(texts))
     assert message["contentType"] == texts["content-type"]
-    assert page["channels"]["alerts"]["address"] == "vigie.alerts.v1"
+    defaults = KafkaSinkSettings(type="kafka", bootstrap_servers=("127.0.0.1:9092",))
+    channel = page["channels"]["alerts"]
+    assert channel["address"] == channel["bindings"]["kafka"]["topic"] == defaults.topic
+    assert channel["bindings"]["kafka"]["partitions"] == defaults.partitions
+    assert channel["bindings"]["kafka"]["replicas"] == defaults.replication
     assert message["payload"]["schema"]["$ref"] == "alert.v1.schema.json"
 
 
