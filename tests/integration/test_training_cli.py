@@ -299,6 +299,27 @@ def test_options_that_cannot_be_met_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_is_adapted_to_another_sensor(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    ombria, classes = map(str, folders)
+    rest = ("--steps", "2", "--threads", "1")
+    command("train", "xstars", "--classes", classes, "--out", str(tmp_path / "aerial"), *rest)
+    adapt = ("--ombria", ombria, "--from", str(tmp_path / "aerial"), "--adapt-to", "ombria", "--msad", "dense")
+    command("train", "xstars", *adapt, "--out", str(tmp_path / "adapted"), *rest)
+    config = json.loads((tmp_path / "adapted" / "config.json").read_text())
+    assert config["start"] | {"weights": ""} == {"adapt_to": "sentinel-2", "input": "ours", "weights": ""}
+    assert config["preset"]["msad"] == "dense"
+    last = progress_of(tmp_path / "adapted")[-1]
+    assert set(last["losses"]) == {"loss", "dino", "msad"}
+    assert set(last["measures"]) == {"msad_accuracy", "class_accuracy"}
+    assert {path.name for path in (tmp_path / "adapted").glob("*.png")} == {"attention.png", "neighbours.png"}
+    # The same run folder with other weights to start from is another run.
+    other = ("--ombria", ombria, "--from", str(tmp_path / "adapted"), "--adapt-to", "ombria", "--msad", "dense")
+    assert "start.weights" in refused("xstars", *other, "--out", str(tmp_path / "adapted"), *rest)
+    out = ("--out", str(tmp_path / "x"), *rest)
+    assert "--from needs --adapt-to" in refused("xstars", *adapt[:4], *out)
+    assert "go with --from" in refused("xstars", "--ombria", ombria, "--adapt-to", "ombria", *out)
+
+
 def test_dry_run_prints_the_configuration_and_writes_nothing(folders: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "runs"
     text = command("train", "denoiser", "--data", str(folders[0]), "--out", str(out), "--steps", "3", "--dry-run")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.align.alignment import Aligned, Alignment, Embedded
+from training.align.continual import Start, take_up
 from training.align.dino import DinoHead, DinoLoss, update_teacher
 from training.align.standardise import moments, pair_moments
 from training.align.trunk import SensorTrunk
@@ -39,8 +40,11 @@ class XstarsTraining:
     means the same on any number of processes. Networks run in ``precision``; losses, weights, optimiser and teacher
     are FP32.
 
+    With ``start`` it is continual: :mod:`training.align.continual`.
+
     Raises:
-        RunInvalid: the preset's MSAD mode or patch embedding is unknown, or the device cannot compute in ``precision``.
+        RunInvalid: the preset's MSAD mode or patch embedding is unknown, the device cannot compute in ``precision``, or
+            the weights to start from do not fit.
     """
 
     def __init__(
@@ -52,10 +56,14 @@ class XstarsTraining:
         *,
         world: World = ALONE,
         precision: Precision = "fp32",
+        start: Start | None = None,
     ) -> None:
         require_precision(precision, world.device)
         if preset.patch_embedding not in PATCH_EMBEDDINGS:
             raise RunInvalid(f"patch embedding {preset.patch_embedding!r} is not one of {', '.join(PATCH_EMBEDDINGS)}")
+        if start is not None:
+            pools, sources = start.pools(pools), start.sources(sources)
+        self.start = start
         self.preset = preset
         self.pools = pools
         self.sources = sources
@@ -69,10 +77,13 @@ class XstarsTraining:
             self.student = SensorTrunk.fresh(preset, list(dict.fromkeys(physical)))
             self.student_head = _head(preset)
             self.alignment = Alignment(sensors, preset, world, precision)
-        seen = pair_moments(sources, preset.tile_px, seed)
-        for pool in pools:
-            seen[pool.sensor] = moments([pool], preset.tile_px, seed)
-        self.student.standardise(seen, moments(pools, preset.tile_px, seed))
+        if start is None:
+            seen = pair_moments(sources, preset.tile_px, seed)
+            for pool in pools:
+                seen[pool.sensor] = moments([pool], preset.tile_px, seed)
+            self.student.standardise(seen, moments(pools, preset.tile_px, seed))
+        else:
+            take_up(self.student, start, preset.vit)
         self.dino = DinoLoss(
             preset.prototypes,
             student_temperature=preset.student_temperature,
@@ -81,6 +92,7 @@ class XstarsTraining:
         for module in (self.student, self.student_head, self.alignment, self.dino):
             module.to(world.device)
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
+        self.frozen = None if start is None else copy.deepcopy(self.teacher)
         self.teacher_head = copy.deepcopy(self.student_head).eval().requires_grad_(False)
         # Heads without a gradient belong to no optimiser: it would decay them.
         self.learning = [self.student, self.student_head, *([self.alignment] if self.alignment.learns else [])]
@@ -149,16 +161,29 @@ class XstarsTraining:
         source = self.sources[index % len(self.sources)]
         pixels = source.pairs(rng, preset.pairs, preset.tile_px)
         own = self.world.share(preset.pairs)
-        both = torch.from_numpy(np.concatenate([side[own] for side in pixels])).to(self.world.device)
+        tiles = [torch.from_numpy(np.ascontiguousarray(side[own])).to(self.world.device) for side in pixels]
         with torch.set_grad_enabled(self.alignment.learns):
-            with computing(self.precision, self.world.device):
-                cls, tokens = self.student(list(zip(source.sensors, both.chunk(2), strict=True)))
-            a, b = (
-                Embedded(sensor=sensor, cls=classes, tokens=rest)
-                for sensor, classes, rest in zip(source.sensors, cls.chunk(2), tokens.chunk(2), strict=True)
-            )
+            a, b = self._embedded(source.sensors, tiles)
             aligned: Aligned = self.alignment(a, b, own, rng)
             return aligned
+
+    def _embedded(self, sensors: tuple[str, str], tiles: Sequence[Tensor]) -> list[Embedded]:
+        """Both sides of this process's pairs: by the student, or one of them by the frozen copy."""
+        sides = list(zip(sensors, tiles, strict=True))
+        with computing(self.precision, self.world.device):
+            if self.frozen is None or self.start is None:
+                cls, tokens = self.student(sides)
+                parts = list(zip(cls.chunk(2), tokens.chunk(2), strict=True))
+            else:
+                mine = self.start.student_side(sensors)
+                with torch.no_grad():
+                    other = self.frozen([sides[1 - mine]])
+                adapted = self.student([sides[mine]])
+                parts = [adapted, other] if mine == 0 else [other, adapted]
+        return [
+            Embedded(sensor=sensor, cls=cls, tokens=tokens)
+            for sensor, (cls, tokens) in zip(sensors, parts, strict=True)
+        ]
 
     def _outputs(self, trunk: nn.Module, head: nn.Module, views: list[Groups]) -> list[Tensor]:
         with computing(self.precision, self.world.device):

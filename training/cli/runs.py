@@ -14,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
+from training.align.pictures import EncoderPictures
 from training.align.xstars import XstarsTraining
 from training.cli.common import errors_told, print_json
 from training.denoise.denoiser import DenoiserTraining
@@ -61,7 +62,7 @@ def carry_out(
         threads: CPU threads of each process.
         dry_run: print and stop.
         device: ``cpu``, ``cuda`` or ``auto``.
-        pictures: whether a denoiser's pictures are drawn.
+        pictures: whether pictures are drawn.
         checkpoint_every_s: seconds between checkpoints.
         environment: where torchrun tells each process who it is; the process's own if None.
     """
@@ -113,9 +114,12 @@ def _run(
 ) -> float:
     clock = time.monotonic
     log = ProgressLog(out, clock=clock)
-    book = None
-    if pictures and world.leads and isinstance(trainee, DenoiserTraining):
-        book = Pictures(trainee, out, clock=clock)
+    book: Pictures | EncoderPictures | None = None
+    if pictures and world.leads:
+        if isinstance(trainee, DenoiserTraining):
+            book = Pictures(trainee, out, clock=clock)
+        else:
+            book = EncoderPictures(trainee, out, clock=clock)
     # A run may be continued on another device or by more processes; its results then differ by rounding alone.
     lasting = {key: value for key, value in config.items() if key not in ("processes", "device")}
     with StepDisplay(console, steps, clock=clock) as display:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from training.align.continual import Start
 from training.align.msad import MODES
+from training.align.pretrained import NORMALISATIONS, read_pretrained
 from training.align.xstars import XstarsTraining
 from training.cli.common import DryRun, Seed, Threads
 from training.cli.runs import (
@@ -23,11 +25,15 @@ from training.cli.runs import (
     carry_out,
 )
 from training.data.sources import PAIR_LAYOUTS, SourceSettings, open_sources, parse_pairs
-from training.encoder_presets import ENCODERS, encoder_preset
+from training.encoder_presets import ENCODERS, PATCH_EMBEDDINGS, encoder_preset
+from training.errors import RunInvalid
 from training.presets import as_json
 from training.running.distributed import World
 from training.running.overrides import overridden, read_overrides
 from training.running.precision import checked, require_precision
+
+SENSOR_OF = {"ombria": "sentinel-2", "classes": "aerial"}
+"""Layouts of one sensor, by which ``--adapt-to`` may name it."""
 
 
 def xstars(
@@ -43,6 +49,22 @@ def xstars(
     msad: Annotated[
         str | None, typer.Option(help=f"Alignment loss, instead of the preset's: {', '.join(MODES)}.")
     ] = None,
+    patch_embedding: Annotated[
+        str | None, typer.Option(help=f"Instead of the preset's: {', '.join(PATCH_EMBEDDINGS)}.")
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Continue a pretrained ViT: run folder, bundle, or safetensors (ours, timm's, DINO's)."
+        ),
+    ] = None,
+    from_input: Annotated[
+        str | None,
+        typer.Option(help=f"How its input was normalised: {', '.join(NORMALISATIONS)}; else by its layout."),
+    ] = None,
+    adapt_to: Annotated[
+        str | None, typer.Option(help="With --from: the sensor to adapt to, by its name or its folder's layout.")
+    ] = None,
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[int | None, typer.Option(min=1, help="DINO's samples per step, instead of the preset's.")] = None,
@@ -56,6 +78,7 @@ def xstars(
     threads: Threads = 2,
     device: Device = "auto",
     precision: PrecisionName = "fp32",
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw attention and neighbours.")] = True,
     checkpoint_every: Checkpoints = 60.0,
     dry_run: DryRun = False,
 ) -> None:
@@ -68,6 +91,7 @@ def xstars(
         chosen = encoder_preset(preset)
         chosen = overridden(chosen, read_overrides(preset_file)) if preset_file else chosen
         chosen = replace(chosen, msad=msad) if msad else chosen
+        chosen = replace(chosen, patch_embedding=patch_embedding) if patch_embedding else chosen
         chosen = replace(chosen, batch=batch) if batch else chosen
         chosen = replace(chosen, pairs=pairs_per_step) if pairs_per_step else chosen
         chosen = replace(chosen, held_out_events=tuple(hold_out.split(","))) if hold_out else chosen
@@ -80,7 +104,8 @@ def xstars(
         if world.leads:
             for note in found.notes:
                 typer.echo(note, err=True)
-        config = {
+        start = _start(from_, from_input, adapt_to)
+        config: dict[str, Any] = {
             "kind": "xstars",
             "preset": as_json(chosen),
             "seed": seed,
@@ -89,9 +114,15 @@ def xstars(
             "pairs": sorted({source.sensors for source in found.pairs}),
             "precision": number,
         }
+        if start is not None:
+            config["start"] = {
+                "weights": start.pretrained.digest,
+                "input": start.pretrained.normalisation,
+                "adapt_to": start.adapt_to,
+            }
 
         def make() -> XstarsTraining:
-            return XstarsTraining(chosen, found.pools, found.pairs, seed, world=world, precision=number)
+            return XstarsTraining(chosen, found.pools, found.pairs, seed, world=world, precision=number, start=start)
 
         return make, config
 
@@ -103,5 +134,17 @@ def xstars(
         threads=threads,
         dry_run=dry_run,
         device=device,
+        pictures=pictures,
         checkpoint_every_s=checkpoint_every,
     )
+
+
+def _start(weights: Path | None, normalisation: str | None, adapt_to: str | None) -> Start | None:
+    """What ``--from``, ``--from-input`` and ``--adapt-to`` ask for."""
+    if weights is None:
+        if adapt_to is not None or normalisation is not None:
+            raise RunInvalid("--adapt-to and --from-input go with --from: say which weights to continue")
+        return None
+    if adapt_to is None:
+        raise RunInvalid("--from needs --adapt-to: the sensor that the weights are adapted to, such as sentinel-2")
+    return Start(pretrained=read_pretrained(weights, normalisation), adapt_to=SENSOR_OF.get(adapt_to, adapt_to))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from engine.ode import encode_decode, karras_sigmas
@@ -17,6 +15,7 @@ from engine.unet import EDMDenoiser
 from training.data.pool import Float32Array
 from training.denoise.denoiser import DenoiserTraining
 from training.denoise.sampling import sample
+from training.running.sheet import Look, grey, grid, write_picture
 
 SAMPLES, RECONSTRUCTIONS = "samples.png", "reconstructions.png"
 STEPS = 18
@@ -25,10 +24,6 @@ LEVELS = (0.25, 1.0, 4.0)
 """Noise levels of the reconstructions, in σ_data."""
 SIGMAS = (0.004, 80.0)
 """σ_min and σ_max over σ_data: the range of levels that training draws from."""
-GAP_PX = 2
-TITLE_PX = 14
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 class Pictures:
@@ -64,14 +59,14 @@ class Pictures:
         preset, training = self.training.preset, self.training
         rng = np.random.default_rng((training.seed, 0x91C))
         shown, cond = training.tiles.draw(rng, self.side * 2, preset.tile_px)
-        look = _Look(shown)
+        look = Look(shown)
         denoiser = training.averaged()
-        _write(self.folder / SAMPLES, self._samples(denoiser, cond, look, rng))
-        _write(self.folder / RECONSTRUCTIONS, self._reconstructions(denoiser, shown, cond, look, rng))
+        write_picture(self.folder / SAMPLES, self._samples(denoiser, cond, look, rng))
+        write_picture(self.folder / RECONSTRUCTIONS, self._reconstructions(denoiser, shown, cond, look, rng))
         self._drew = self._clock()
 
     def _samples(
-        self, denoiser: EDMDenoiser, cond: Float32Array | None, look: _Look, rng: np.random.Generator
+        self, denoiser: EDMDenoiser, cond: Float32Array | None, look: Look, rng: np.random.Generator
     ) -> Image.Image:
         """``side`` × ``side`` images from noise, where nothing is known of the place."""
         preset, count = self.training.preset, self.side**2
@@ -91,7 +86,7 @@ class Pictures:
         denoiser: EDMDenoiser,
         shown: Float32Array,
         cond: Float32Array | None,
-        look: _Look,
+        look: Look,
         rng: np.random.Generator,
     ) -> Image.Image:
         """A tile a row: itself; noised and denoised at each level; ODEED's round trip and its squared error."""
@@ -112,7 +107,7 @@ class Pictures:
         error = ((trip - x) ** 2).mean(dim=1).cpu().numpy()  # (N, H, W)
         top = max(float(np.quantile(error, 0.99)), 1e-12)
         pictures = [[look.of(image) for image in column.cpu().numpy()] for column in [*columns, trip]]
-        maps = [_grey(each / top) for each in error]
+        maps = [grey(each / top) for each in error]
         return grid([list(row) for row in zip(*pictures, maps, strict=True)], titles=titles)
 
     def _denoise(self, denoiser: EDMDenoiser, cond: Float32Array | None) -> Callable[[Tensor, float], Tensor]:
@@ -127,47 +122,3 @@ class Pictures:
     def _normal(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
         normal = rng.standard_normal(shape, dtype=np.float32)
         return torch.from_numpy(normal).to(self.training.world.device)
-
-
-class _Look:
-    """How tiles of a run become 8-bit pictures: the same stretch for all, from the 2nd to the 98th percentile."""
-
-    def __init__(self, tiles: Float32Array) -> None:
-        low, high = np.quantile(tiles, (0.02, 0.98), axis=(0, 2, 3))  # (C,)
-        self.low = low[:, None, None]
-        self.span = np.maximum(high - low, 1e-6)[:, None, None]
-
-    def of(self, image: Float32Array) -> UInt8Array:
-        """A tile (C, H, W), its first three bands as red, green and blue, or one as grey.  (H, W, 3)"""
-        scaled = (image - self.low) / self.span
-        bands = scaled[:3] if len(scaled) >= 3 else np.repeat(scaled[:1], 3, axis=0)
-        return _bytes(bands.transpose(1, 2, 0))
-
-
-def grid(rows: Sequence[Sequence[UInt8Array]], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size (H, W, 3), side by side and below one another, with a title above each column."""
-    height, width = rows[0][0].shape[:2]
-    top = TITLE_PX if titles else 0
-    size = (len(rows[0]) * (width + GAP_PX) - GAP_PX, top + len(rows) * (height + GAP_PX) - GAP_PX)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(titles):
-        draw.text((column * (width + GAP_PX) + 1, 1), title, fill="black")
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (c * (width + GAP_PX), top + r * (height + GAP_PX)))
-    return sheet
-
-
-def _grey(values: Float32Array) -> UInt8Array:
-    return np.repeat(_bytes(values)[:, :, None], 3, axis=2)
-
-
-def _bytes(values: Float32Array) -> UInt8Array:
-    return np.asarray(np.rint(np.clip(values, 0, 1) * 255), dtype=np.uint8)
-
-
-def _write(path: Path, picture: Image.Image) -> None:
-    partial = path.with_suffix(".partial")
-    picture.save(partial, format="PNG")
-    os.replace(partial, path)  # noqa: PTH105 - atomic on one file system
