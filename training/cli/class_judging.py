@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from training.cli.encoder_judging import WEBP_COPY, Judged, class_facts
 from training.cli.judging import machine_facts, now
 from training.data.classfolder import ClassFolder
+from training.evaluate.encoders.class_table import ClassTiles
+from training.evaluate.encoders.finetune import SUPERVISED, FineTuning, fresh, supervised, tune
 from training.evaluate.encoders.preprocessing import Preprocessing
 from training.evaluate.encoders.report import Dot, Panel, dots_png
+from training.evaluate.encoders.subjects import Subject
 from training.evaluate.record import Record, RecordTable
+from training.evaluate.scenes import Progress
+
+Supervised = Annotated[
+    float, typer.Option("--supervised-minutes", min=0.0, help="For the supervised network of the same size; 0: none.")
+]
+
+
+def supervised_subjects(
+    judged: Judged, tiles: ClassTiles, minutes: float, seed: int, progress: Progress
+) -> tuple[list[Subject], list[str]]:
+    """The network of the first encoder's size that learned the train half's labels from scratch, and what to say of it.
+
+    Without minutes there is none.
+    """
+    vit = judged.encoders[0].vit
+    if not minutes or vit is None:
+        return [], []
+    how = FineTuning(minutes=minutes, epochs=60)
+    start = fresh(vit.config, seed, tiles.train)
+    tuned = tune(
+        start,
+        tiles.train,
+        tiles.train_codes,
+        len(tiles.labels),
+        how,
+        seed=seed,
+        clock=time.monotonic,
+        progress=progress,
+        name=SUPERVISED,
+    )
+    note = f"The supervised network learned the train half's labels from scratch for {tuned.epochs:.1f} epochs."
+    return [supervised(tuned)], [note]
 
 
 def write_classes(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from training.cli.class_judging import write_classes
+from training.cli.class_judging import Supervised, supervised_subjects, write_classes
 from training.cli.common import Threads, errors_told
 from training.cli.encoder_judging import Bundles, Runs, TilePx, open_judged
 from training.cli.judging import Bars, Draws, JsonFile, command_line
@@ -27,6 +27,7 @@ def knn(
     run: Runs = None,
     tile: TilePx = None,
     neighbours: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")] = 20,
+    supervised: Supervised = 2.0,
     draws: Draws = 1000,
     seed: Annotated[int, typer.Option(help="Of random weights and draws.")] = 0,
     threads: Threads = 2,
@@ -39,12 +40,14 @@ def knn(
         folder = ClassFolder.open(classes)
         how = of_whole_images(judged.tile_px)
         tiles = ClassTiles.open(folder, how)
+        bars = Bars(progress)
+        taught, told = supervised_subjects(judged, tiles, supervised, seed, bars.show)
         rows, by_class = judge_classes(
             tiles,
-            judged.with_controls(tiles.train, seed),
+            [*judged.with_controls(tiles.train, seed), *taught],
             lambda train, codes, test: (vote(train, codes, test, neighbours), {}),
             tiles.weights(draws, seed),
-            Bars(progress).show,
+            bars.show,
         )
         written = write_classes(
             json,
@@ -54,6 +57,7 @@ def knn(
                 "knn",
                 {
                     "classes": classes, "bundle": bundle, "run": run, "tile": tile, "json": json, "k": neighbours,
+                    "supervised_minutes": supervised,
                     "draws": draws, "seed": seed,
                 },
             ),
@@ -63,7 +67,7 @@ def knn(
             rows=rows,
             classes=by_class,
             settings={"k": neighbours, "draws": draws, "seed": seed},
-            notes=[],
+            notes=told,
             threads=threads,
         )  # fmt: skip
     for path in written:

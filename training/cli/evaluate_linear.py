@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from training.cli.class_judging import write_classes
+from training.cli.class_judging import Supervised, supervised_subjects, write_classes
 from training.cli.common import Threads, errors_told
 from training.cli.encoder_judging import Bundles, Runs, TilePx, open_judged
 from training.cli.judging import Bars, Draws, JsonFile, command_line
@@ -26,6 +26,7 @@ def linear(
     bundle: Bundles = None,
     run: Runs = None,
     tile: TilePx = None,
+    supervised: Supervised = 2.0,
     draws: Draws = 1000,
     seed: Annotated[int, typer.Option(help="Of random weights and draws.")] = 0,
     threads: Threads = 2,
@@ -38,6 +39,8 @@ def linear(
         folder = ClassFolder.open(classes)
         how = of_whole_images(judged.tile_px)
         tiles = ClassTiles.open(folder, how)
+        bars = Bars(progress)
+        taught, told = supervised_subjects(judged, tiles, supervised, seed, bars.show)
 
         def classify(train: Float32Array, codes: IntArray, test: Float32Array) -> tuple[IntArray, dict[str, Any]]:
             fitted = probe(train, codes, len(folder.labels))
@@ -45,10 +48,10 @@ def linear(
 
         rows, by_class = judge_classes(
             tiles,
-            judged.with_controls(tiles.train, seed),
+            [*judged.with_controls(tiles.train, seed), *taught],
             classify,
             tiles.weights(draws, seed),
-            Bars(progress).show,
+            bars.show,
         )
         written = write_classes(
             json,
@@ -58,7 +61,7 @@ def linear(
                 "linear",
                 {
                     "classes": classes, "bundle": bundle, "run": run, "tile": tile, "json": json, "draws": draws,
-                    "seed": seed,
+                    "supervised_minutes": supervised, "seed": seed,
                 },
             ),
             folder=folder,
@@ -67,7 +70,7 @@ def linear(
             rows=rows,
             classes=by_class,
             settings={"l2": GRID, "draws": draws, "seed": seed},
-            notes=["The penalty is chosen on every fourth image of the train half, then all of the half is fitted."],
+            notes=[*told, "The penalty is chosen on every fourth image of the train half; then all of it is fitted."],
             threads=threads,
         )  # fmt: skip
     for path in written:

@@ -81,12 +81,16 @@ def judge_classes(
     rows.append({**chance_row(tiles), **extra})
     order = list(rows[0])
     rows = [{key: row[key] for key in order} for row in rows]
-    classes = [
+    return rows, class_rows(tiles, by_class)
+
+
+def class_rows(tiles: ClassTiles, hits: Mapping[str, Float64Array]) -> list[dict[str, Any]]:
+    """A row for each class: how many test images it has, and what share of them each subject is right about."""
+    return [
         {"class": label, "n": int((tiles.test_codes == code).sum())}
-        | {name: rounded(float(hits[tiles.test_codes == code].mean())) for name, hits in by_class.items()}
+        | {name: rounded(float(right[tiles.test_codes == code].mean())) for name, right in hits.items()}
         for code, label in enumerate(tiles.labels)
     ]
-    return rows, classes
 
 
 def accuracy_row(name: str, kind: str, way: str, hits: Float64Array, weights: Float64Array) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from engine.bundle import ModelBundle
 from engine.embed import unit_rows
 from engine.vit import VisionTransformer, VitConfig
 from training.align.msad import ProjectionHead
+from training.align.standardise import standardise_input
 from training.encoder_presets import physical_sensor
 from training.errors import RunInvalid
 from training.evaluate.encoders.preprocessing import as_seen
@@ -56,6 +57,10 @@ class Subject:
     facts: Mapping[str, Any] | None = None
     held_out_events: tuple[str, ...] | None = None
     """Event blocks that it was not trained on; None: it was trained on nothing."""
+
+    def network(self, sensor: str) -> VisionTransformer | None:
+        """The network that a sensor's tiles go through; None of controls without one."""
+        return self.vit if self.of_sensor is None else self.of_sensor(sensor)
 
     def takes(self, *sensors: str) -> bool:
         """Whether it can embed all of these."""
@@ -133,15 +138,8 @@ def random_weights(config: VitConfig, seed: int, tiles: Float32Array, name: str 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vit = VisionTransformer.from_config(config).eval()
-    mean, std = (moment.astype(np.float32).reshape(1, -1, 1, 1) for moment in moments(tiles))
-    plain = embedding(lambda _: vit)
-
-    def embed(tiles: Float32Array, sensor: str, ways: Sequence[str]) -> Embeddings:
-        # as_seen(standard) = (as_seen(tiles) - mean) / std
-        standard = np.asarray(((as_seen(tiles) - mean) / std + 1) / 2, dtype=np.float32)
-        return plain(standard, sensor, ways)
-
-    return Subject(name=name, kind="control", embed=embed, vit=vit)
+    standardise_input(vit.patch_embed, *moments(tiles))
+    return Subject(name=name, kind="control", embed=embedding(lambda _: vit), vit=vit)
 
 
 def pixel_controls() -> list[Subject]:
@@ -202,10 +200,10 @@ def mean_colour(tiles: Float32Array) -> Float32Array:
     return np.asarray(np.concatenate([colour, rest], axis=1), dtype=np.float32)
 
 
-def moments(tiles: Float32Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each channel as networks see it.  (C,) each"""
+def moments(tiles: Float32Array) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel as networks see it."""
     seen = as_seen(tiles).astype(np.float64)
-    return seen.mean(axis=(0, 2, 3)), np.maximum(seen.std(axis=(0, 2, 3)), 1e-6)
+    return seen.mean(axis=(0, 2, 3)).tolist(), np.maximum(seen.std(axis=(0, 2, 3)), 1e-6).tolist()
 
 
 def read_heads(checkpoint: Path, dim: int) -> dict[str, ProjectionHead]:
