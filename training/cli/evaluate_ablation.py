@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -23,7 +22,7 @@ from training.cli.common import DryRun, errors_told, print_json
 from training.cli.encoder_judging import WEBP_COPY, Judged, class_facts, open_judged
 from training.cli.judging import Draws, command_line, machine_facts, now
 from training.data.classfolder import ClassFolder
-from training.data.ombria import OmbriaFolder, OmbriaImage
+from training.data.ombria import OmbriaFolder
 from training.evaluate.encoders.ablation import LINEAR, Bench, Hits, aims, compared, sentence
 from training.evaluate.encoders.ablation_plan import MODES, START, Ablation, PlannedRun
 from training.evaluate.encoders.ablation_table import dots_of, kept_rows, run_rows
@@ -53,8 +52,8 @@ def ablation(
         Ablation.adapt_to
     ),
     hold_out: Annotated[str | None, typer.Option(help="Event blocks to hold out, such as B,C,K.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Instead: minutes of each run; 8 if neither.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run; else the preset's.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Instead: minutes of each run.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each run, and of judging.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     draws: Draws = 1000,
@@ -135,7 +134,7 @@ def _judge(
 ) -> list[Path]:
     folder, aerial = OmbriaFolder.open(plan.ombria), ClassFolder.open(plan.classes)
     judged = open_judged(None, [plan.out / run.name for run in runs], family="sentinel-2", tile_px=None)
-    images = _held_out(judged, runs, folder)
+    images = judged.held_out(folder, None)
     how = of_whole_images(judged.tile_px)
     bench = Bench(
         radar=radar_to_optical(images, judged.tile_px),
@@ -239,12 +238,6 @@ def _judge(
         ],
     )  # fmt: skip
     return record.write(target, {"measures": dots_png(dots_of(subjects, hits, measures), record.title, columns=3)})
-
-
-def _held_out(judged: Judged, runs: tuple[PlannedRun, ...], folder: OmbriaFolder) -> tuple[OmbriaImage, ...]:
-    # Only runs from scratch have seen this folder.
-    seen = {run.name for run in runs if run.kind == "scratch"}
-    return replace(judged, encoders=tuple(each for each in judged.encoders if each.name in seen)).held_out(folder, None)
 
 
 def _heads(plan: Ablation, runs: tuple[PlannedRun, ...], judged: Judged) -> Iterator[Subject]:

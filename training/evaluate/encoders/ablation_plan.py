@@ -43,9 +43,10 @@ class Ablation:
     seeds: int = 3
     continual_seeds: int = 1
     steps: int | None = None
+    """Of each run; else what fits ``minutes``; else the preset's."""
     minutes: float | None = None
     threads: int = 1
-    adapt_to: str = "aerial-coarse"
+    adapt_to: str = "sentinel-2"
     """The sensor that continual runs are adapted to; the first one is aerial, whose classes are labelled."""
     hold_out: tuple[str, ...] = ()
 
@@ -78,8 +79,9 @@ class Ablation:
                     msad=mode,
                     seed=seed,
                     options=(
-                        *("--classes", str(self.classes), "--from", str(self.out / START / WEIGHTS)),
-                        *("--adapt-to", self.adapt_to, *self._common(mode, seed)),
+                        *both,
+                        *("--from", str(self.out / START), "--adapt-to", self.adapt_to),
+                        *self._common(mode, seed),
                     ),
                     after=START,
                 )
@@ -116,7 +118,9 @@ class Ablation:
         if steps is None and self.state(run) == "started":
             kept = load_checkpoint(self.out / run.name)
             steps = kept[1]["steps"] if kept is not None else None
-        length = ["--steps", str(steps)] if steps is not None else ["--minutes", f"{self.minutes or 8.0:g}"]
+        length = ["--steps", str(steps)] if steps is not None else []
+        if steps is None and self.minutes is not None:
+            length = ["--minutes", f"{self.minutes:g}"]
         return ["train", "xstars", "--out", str(self.out / run.name), *run.options, *length]
 
     def _common(self, mode: str, seed: int) -> Sequence[str]:
