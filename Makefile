@@ -1,5 +1,6 @@
 # make demo, make test ARGS='-k grid', make run CONFIG=vigie.yaml, make PYTHON=python3.12
-.PHONY: setup demo test check run bench gpu-check clean
+# make ablation DATA=/path/to/data ARGS='--steps 240'
+.PHONY: setup demo test check run bench gpu-check ablation clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +39,9 @@ bench: setup
 # No `setup`: a GPU machine may have no network, and needs none of the daemon's libraries.
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu $(ARGS)
+
+ablation: setup
+	$(BIN)/vigie evaluate ablation --ombria $(DATA)/ombria --classes $(DATA)/ucmerced --out $(or $(OUT),runs/ablation) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build var runs *.egg-info

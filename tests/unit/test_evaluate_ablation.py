@@ -40,6 +40,7 @@ def test_the_plan_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     assert f"--from {tmp_path}/start --adapt-to sentinel-2" in told
     assert "--preset ablation --msad dense --seed 0" in told
     assert told.endswith("--minutes 8")
+    assert {run.kind for run in plan(tmp_path, continual_seeds=0).runs()} == {"scratch"}
     assert plan(tmp_path, minutes=None).arguments(runs[1])[-2:] == ["--threads", "1"]
 
 

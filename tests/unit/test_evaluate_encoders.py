@@ -236,7 +236,7 @@ def test_both_directions_and_chance_are_told() -> None:
         ("sentinel-2-later → sentinel-1", "same", 1.0),
         ("sentinel-2-later → sentinel-1", "chance", 0.125),
     ]
-    assert seen == ["sentinel-1", "sentinel-2"]
+    assert seen == ["sentinel-1", "sentinel-2-later"]
     assert (rows[0]["low"], rows[0]["high"], rows[0]["units"], rows[0]["gallery"]) == (1.0, 1.0, 2, 8)
 
 

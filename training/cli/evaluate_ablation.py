@@ -47,7 +47,7 @@ def ablation(
     json: Annotated[Path | None, typer.Option(help="JSON file; else OUT/ablation.json.")] = None,
     preset: Annotated[str, typer.Option(help="Encoder preset of all runs.")] = Ablation.preset,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the runs from scratch.")] = 3,
-    continual_seeds: Annotated[int, typer.Option(min=0, help="Seeds of the continual runs.")] = 1,
+    continual_seeds: Annotated[int, typer.Option(min=0, help="Seeds of the continual runs; 0: none.")] = 1,
     adapt_to: Annotated[str, typer.Option(help="Sensor that continual runs adapt the aerial encoder to.")] = (
         Ablation.adapt_to
     ),

@@ -54,7 +54,7 @@ class Ablation:
         """All trainings, those first that others wait for."""
         both = ("--ombria", str(self.ombria), "--classes", str(self.classes))
         scratch = [(mode, seed) for seed in range(self.seeds) for mode in MODES] + [("compat", 0)]
-        return (
+        start = (
             PlannedRun(
                 name=START,
                 kind="start",
@@ -62,6 +62,9 @@ class Ablation:
                 seed=0,
                 options=("--classes", str(self.classes), *self._common("off", 0)),
             ),
+        )
+        return (
+            *(start if self.continual_seeds else ()),
             *(
                 PlannedRun(
                     name=f"{mode}-{seed}",

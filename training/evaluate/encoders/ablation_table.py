@@ -53,6 +53,7 @@ def kept_rows(
         {"run": run, **compared(measures[name], [hits[run][name]], [hits[start][name]], seed)}
         for name in chosen
         for run in continual
+        if name in hits[run] and name in hits[start]
     ]
 
 

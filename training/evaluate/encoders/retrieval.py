@@ -27,8 +27,6 @@ TIE = 1e-9
 """Similarities are sums of float32 products in float64: a difference below this is rounding, and counts as a tie."""
 CHUNK = 512
 """Queries whose similarities are in memory together."""
-SENSORS = {"sentinel-2-later": "sentinel-2", "aerial-coarse": "aerial"}
-"""What a name of a pair is read as."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import numpy as np
 
 from training.evaluate.encoders.resampling import stratum_weights, unit_weights
 from training.evaluate.encoders.retrieval import (
-    SENSORS,
     Float32Array,
     Float64Array,
     IntArray,
@@ -68,9 +67,9 @@ def ranks_of(subject: Subject, pairs: PairTiles, ways: Sequence[str] = WAYS) -> 
     """Ranks by way of embedding, first sensor asking and second sensor asking; nothing where a sensor has no head."""
     if not subject.takes(*pairs.sensors):
         return {}
-    # A head is known by the name that the training gave the sensor, a date included; a trunk needs none.
+    # A head is known by the name that the training gave the sensor, a date included; a trunk by the sensor alone.
     a, b = (
-        subject.embed(tiles, sensor if subject.sensors is not None else SENSORS.get(sensor, sensor), ways)
+        subject.embed(tiles, sensor, ways)
         for sensor, tiles in zip(pairs.sensors, (pairs.first, pairs.second), strict=True)
     )
     return {way: (ranks(a[way], b[way]), ranks(b[way], a[way])) for way in a}

@@ -24,7 +24,7 @@ from training.errors import RunInvalid
 from training.evaluate.encoders.preprocessing import as_seen
 from training.presets import HELD_OUT_EVENTS
 from training.running.runfolder import RunFolder
-from training.running.serving import build_encoder
+from training.running.serving import PATCH_EMBEDS, build_encoder
 
 Float32Array = npt.NDArray[np.float32]
 Kind = Literal["encoder", "heads", "supervised", "control"]
@@ -64,7 +64,10 @@ class Subject:
 
     def takes(self, *sensors: str) -> bool:
         """Whether it can embed all of these."""
-        return self.sensors is None or set(sensors) <= self.sensors
+        if self.sensors is None:
+            return True
+        wanted = sensors if self.kind == "heads" else tuple(map(physical_sensor, sensors))
+        return set(wanted) <= self.sensors
 
 
 def of_bundle(bundle: ModelBundle, family: str) -> Subject:
@@ -109,9 +112,16 @@ def of_run(path: Path, name: str | None = None) -> Subject:
         embed=embedding(by_sensor),
         vit=vit,
         of_sensor=by_sensor,
+        sensors=sensors_of(run),
         facts=facts,
         held_out_events=tuple(preset["held_out_events"]),
     )
+
+
+def sensors_of(run: RunFolder) -> frozenset[str] | None:
+    """The sensors that a run has patch embeddings of; None where all share one."""
+    own = (name.removeprefix(PATCH_EMBEDS) for name in run.weights() if name.startswith(PATCH_EMBEDS))
+    return frozenset(name.split(".")[0] for name in own) or None
 
 
 def heads_of_run(path: Path, encoder: Subject) -> Subject:
