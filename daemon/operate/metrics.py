@@ -36,6 +36,8 @@ class Metrics:
         self.registry = registry
         self._clock = clock
         self._by_name: dict[MetricName, Any] = {metric.name: _made(metric, registry) for metric in CATALOGUE}
+        # Only these combinations happen; there as zero, `rate` sees the tiles of the first scene too.
+        self.tiles(0, dict.fromkeys(cast("tuple[SkipReason, ...]", closed(SkipReason)), 0))
 
     def build(self, version: str, model: str) -> None:
         """Say what runs."""
