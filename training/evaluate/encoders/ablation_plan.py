@@ -52,7 +52,8 @@ class Ablation:
 
     def runs(self) -> tuple[PlannedRun, ...]:
         """All trainings, those first that others wait for."""
-        both = ("--ombria", str(self.ombria), "--classes", str(self.classes))
+        # Pairs of two sensors alone beside the aerial ones: another date of one sensor would take most of the steps.
+        both = ("--pairs", f"ombria-radar={self.ombria}", "--classes", str(self.classes))
         scratch = [(mode, seed) for seed in range(self.seeds) for mode in MODES] + [("compat", 0)]
         start = (
             PlannedRun(
