@@ -45,7 +45,7 @@ from daemon.score.incidents import IncidentRules
 from daemon.score.judging import ModelIdentity
 from daemon.score.opening import Opening
 from daemon.score.reading import read_plan
-from daemon.score.worker import OpenScene, SceneReading, Worker, WorkerRules
+from daemon.score.worker import OpenScene, SceneReading, Scoring, Worker, WorkerRules
 from daemon.settings import Settings
 from daemon.store import Store
 from daemon.watch.catalogs import Catalog
@@ -191,6 +191,10 @@ class App:
             on_beat=lambda catalog: self.heartbeats.beat(f"watch {catalog}"),
         )
 
+    def scoring(self) -> Scoring:
+        """The engine as a worker calls it."""
+        return _Scored(scorer=self.scorer, model=self.model)
+
     def worker(self, number: int = 0) -> Worker:
         """A worker; give each its own number."""
         settings = self.settings
@@ -199,7 +203,7 @@ class App:
             store=self.store,
             areas=self.areas,
             open_scene=self._around.open_scene or self.open_scene,
-            scoring=_Scored(scorer=self.scorer, model=self.model),
+            scoring=self.scoring(),
             detect=DetectSettings(flood_water_share=settings.scoring.flood_water_share),
             incidents=IncidentRules(),
             rules=WorkerRules(

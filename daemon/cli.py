@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands import configuration, demonstrate, harvest, history, run, score, state
+from daemon.commands import configuration, demonstrate, harvest, history, reembed, run, score, state
 from engine.errors import VigieError
 
 GROUP = "vigie.commands"
@@ -45,6 +45,7 @@ def build() -> typer.Typer:
     app.command("status")(state.status)
     app.command("backfill")(history.backfill)
     app.command("audit")(history.audit)
+    app.command("reembed")(reembed.reembed)
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         command = entry.load()
         if isinstance(command, typer.Typer):

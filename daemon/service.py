@@ -11,6 +11,7 @@ import structlog
 from daemon.app import App
 from daemon.clock import Clock
 from daemon.errors import StoreUnavailable
+from daemon.score.model_change import strange_areas
 from engine.errors import BuildStopped, DeviceLost
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ def serve(app: App, stop: threading.Event, clock: Clock, *, until_idle: bool = F
         loops.start("watch", lambda: watcher.run(stop))
     if app.role in ("all", "score"):
         app.metrics.workers(app.settings.worker.count)
+        _tell_model_change(app)
         for number in range(app.settings.worker.count):
             _start_worker(app, loops, number)
     if app.role in ("all", "publish"):
@@ -93,6 +95,23 @@ def serve(app: App, stop: threading.Event, clock: Clock, *, until_idle: bool = F
     else:
         log.info("stopped", action="stop.end")
     return not (late or loops.failed)
+
+
+def _tell_model_change(app: App) -> None:
+    """Say which places this model does not know yet, though another one did."""
+    try:
+        strange = strange_areas(app.store.look_counts(), app.model, app.areas)
+    except StoreUnavailable as error:
+        log.warning("the store does not answer; trying again", action="store.wait", error=str(error))
+        return
+    for each in strange:
+        log.warning(
+            each.sentence,
+            action="model.changed",
+            area=each.area,
+            looks=each.looks,
+            looks_of_others=each.looks_of_others,
+        )
 
 
 def _start_worker(app: App, loops: _Loops, number: int) -> None:

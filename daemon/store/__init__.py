@@ -21,6 +21,7 @@ full, read-only or not migrated.
     versions_of(identity) -> tuple[Scene, ...]        identities_of(scene_ids) -> {scene id: identity}
 
     claim(owner, lease_s) -> Claim | None             renew(claim, lease_s) -> Claim
+    work_ahead() -> WorkAhead                         whether scenes are scored, or wait for a worker
     release(claim)                                    fail(claim, error, retry_in_s) -> SceneState
     finish(claim) -> context manager of Ending:       open_incidents(area)  put_look  put_detection  put_incident
                                                       put_alert -> bool  has_alert(alert_id) -> bool
@@ -31,6 +32,10 @@ full, read-only or not migrated.
     looks_by_id(area, family, model_hash, scene_ids) -> tuple[LookRow, ...]                in the order asked
     pin_reference(claim, area, family, model_hash, reference_id, look_ids) -> ReferenceRow the first pin wins
     pinned_reference(scene_id, area, family, model_hash) -> ReferenceRow | None
+    look_keys(model_hash, *, areas, family, since, until) -> tuple[LookKey, ...]           of one model, latest first
+    look(key) -> LookRow | None                       look_counts() -> tuple[LookCount, ...]  by area and model
+    looks_to_renew(model_hash, *, areas, since) -> tuple[LookKey, ...]                     of other models
+    renew_look(lease, look) -> bool                   false where there is one already
     incidents(area=None) -> tuple[IncidentRow, ...]   detections(scene_id) -> tuple[DetectionRow, ...]
 
     hold_lease(name, owner, ttl_s) -> Lease | None    drop_lease(lease)
@@ -50,6 +55,8 @@ from daemon.store.records import (
     DetectionRow,
     IncidentRow,
     Lease,
+    LookCount,
+    LookKey,
     LookRow,
     OutboxAlert,
     OutboxRow,
@@ -61,6 +68,7 @@ from daemon.store.records import (
     Sighting,
     StoreCounts,
     WatchedArea,
+    WorkAhead,
 )
 from daemon.store.store import Store
 
@@ -73,6 +81,8 @@ __all__ = [
     "Ending",
     "IncidentRow",
     "Lease",
+    "LookCount",
+    "LookKey",
     "LookRow",
     "OutboxAlert",
     "OutboxRow",
@@ -85,4 +95,5 @@ __all__ = [
     "Store",
     "StoreCounts",
     "WatchedArea",
+    "WorkAhead",
 ]

@@ -15,7 +15,7 @@ from daemon.store.areas import lock_areas
 from daemon.store.columns import storable_text
 from daemon.store.database import Database
 from daemon.store.ending import Ending
-from daemon.store.records import Claim, SceneState
+from daemon.store.records import Claim, SceneState, WorkAhead
 from daemon.store.scenes import scene_of
 from daemon.store.schema import AREA, CURSOR, SCENE, SCENE_AREA
 
@@ -119,6 +119,18 @@ class Claims:
                 **ended,
             )
         )
+
+    def work_ahead(self) -> WorkAhead:
+        """Say whether scenes are being scored, or wait for a worker, for whoever has less urgent work.
+
+        A scene that waits for its retry, or behind another one, is not work yet.
+        """
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            claimed = exists().where(SCENE.c.state == "claimed", SCENE.c.lease_until > now)
+            if connection.execute(select(claimed)).scalar_one():
+                return "claimed"
+            return "waiting" if _candidates(connection, now) else "none"
 
     def renew(self, claim: Claim, lease_s: float) -> Claim:
         """Prolong ``claim`` to ``lease_s`` seconds from now. Raises :class:`LeaseLost` where it is another's."""

@@ -95,6 +95,10 @@ class Claim:
     """By the database's clock."""
 
 
+WorkAhead = Literal["none", "waiting", "claimed"]
+"""``claimed``: somebody scores a scene. ``waiting``: nobody does, but a scene may be claimed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneRow:
     """A scene version and how far it has come."""
@@ -134,6 +138,27 @@ class LookRow:
     """Something anomalous was in it, so it is no reference for later scenes."""
     blob: bytes
     """A serialised :class:`engine.look.Look`; opaque to the store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookKey:
+    """A look without its blob."""
+
+    scene_id: str
+    area: str
+    family: str
+    model_hash: str
+    sensing_time: datetime
+    flagged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookCount:
+    """How many looks are kept of one area through one model."""
+
+    area: str
+    model_hash: str
+    looks: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Self
 from sqlalchemy import select
 
 from daemon.clock import Clock
+from daemon.store.archive import Archive
 from daemon.store.areas import Areas
 from daemon.store.claims import Claims
 from daemon.store.counts import Counts
@@ -21,7 +22,7 @@ from daemon.store.scenes import Scenes
 from daemon.store.schema import AREA
 
 
-class Store(Areas, Scenes, Claims, Looks, Incidents, Outbox, Leases, Counts):
+class Store(Areas, Scenes, Claims, Looks, Archive, Incidents, Outbox, Leases, Counts):
     """Scenes and their states, leases, looks, references, incidents and the outbox, in one database.
 
     Every method may block on the database, may be called from any thread, and raises

@@ -40,6 +40,7 @@ COMMANDS = {
     "harvest",
     "audit",
     "backfill",
+    "reembed",
     "train",
     "card",
     "evaluate",

@@ -10,12 +10,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from daemon.app import App
 from daemon.clock import SystemClock
 from daemon.errors import StoreUnavailable
 from daemon.operate.health import Heartbeats
+from daemon.score.judging import ModelIdentity
 from daemon.service import serve
+from daemon.store import LookCount
 from engine.errors import BuildStopped, DeviceLost
 
 DRAIN_S = 0.4
@@ -43,6 +46,8 @@ class FakeApp:
     """Turns until the store says that nothing is left."""
     faults: list[Exception] = field(default_factory=list)
     """What counting the store raises, one a turn."""
+    looks: tuple[LookCount, ...] = ()
+    """What the store holds of each area through each model."""
     counted: int = 0
     engine_opened: bool = False
     opening: Loop | None = None
@@ -57,7 +62,9 @@ class FakeApp:
         self.catalogs: dict[str, Any] = {}
         self.polled: set[str] = set()
         self.metrics = SimpleNamespace(store=lambda counts: None, workers=lambda count: None)
-        self.store = SimpleNamespace(counts=self.count, idle=self.is_idle)
+        self.store = SimpleNamespace(counts=self.count, idle=self.is_idle, look_counts=lambda: self.looks)
+        self.model = ModelIdentity(name="base", model_hash="new", families=("sentinel-2",))
+        self.areas = {"valley": None, "hills": None}
 
     def open_engine(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.engine_opened = True
@@ -162,3 +169,15 @@ def test_a_broken_device_ends_the_service_and_is_told_apart() -> None:
     other = FakeApp(loops=[well_behaved])
     run(other, until_idle=True)
     assert not other.device_lost.is_set()
+
+
+def test_a_model_that_does_not_know_a_place_yet_is_said_once_at_the_start() -> None:
+    looks = (
+        LookCount(area="hills", model_hash="new", looks=3),
+        LookCount(area="valley", model_hash="old", looks=12),
+    )
+    with capture_logs() as told:
+        run(FakeApp(loops=[well_behaved, well_behaved], looks=looks, idle_after=1), until_idle=True)
+    (line,) = (line for line in told if line["action"] == "model.changed")
+    assert (line["log_level"], line["area"], line["looks"], line["looks_of_others"]) == ("warning", "valley", 0, 12)
+    assert "vigie reembed --area 'valley'" in line["event"]
