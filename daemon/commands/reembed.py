@@ -76,7 +76,7 @@ def _renew(app: App, areas: Sequence[str], since: datetime | None) -> list[Renew
         return [Renewal(area=area, wanted=0, stored=0, left_out=()) for area in areas]
     stop = _stop_by_signal()
     # Before the first scene: networks that do not reproduce their golden batch here must not fill the store.
-    app.open_engine()
+    app.open_engine(stop)
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),

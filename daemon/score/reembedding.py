@@ -32,7 +32,7 @@ from daemon.score.named_lease import NamedLease
 from daemon.score.renewal import LeftOut, Renewal, Turn
 from daemon.score.worker import OpenScene, Scoring
 from daemon.store.records import Lease, LookKey, LookRow, SceneRow, WorkAhead
-from engine.errors import PermanentError, RetryableError, SensorUnknown, VigieError
+from engine.errors import DeviceLost, PermanentError, RetryableError, SensorUnknown, VigieError
 from engine.grid import Cell
 from engine.look import Look
 from engine.sensors import SENSORS
@@ -130,6 +130,7 @@ class Reembedder:
         Raises:
             StoreUnavailable: the store failed; what is stored stays, and a later run goes on.
             LeaseLost: another process has taken the area over.
+            DeviceLost: this process can use its device no more; start it again.
         """
         model_hash = self._scoring.model.model_hash
         lease = self._store.hold_lease(lease_name(area, model_hash), self._owner, self._rules.lease_s)
@@ -167,7 +168,7 @@ class Reembedder:
                 if not self._renew(key, row.scene, held, turn, stop):
                     break
                 tally.stored += 1
-            except (StoreUnavailable, LeaseLost):
+            except (StoreUnavailable, LeaseLost, DeviceLost):
                 raise
             except Exception as error:
                 # Permanent, or a bug: neither may keep the other scenes from being renewed.
