@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.commands import configuration, demonstrate, harvest, history, reembed, run, score, state
+from daemon.commands import configuration, demonstrate, harvest, history, reembed, run, score, similar, state
 from engine.errors import VigieError
 
 GROUP = "vigie.commands"
@@ -46,6 +46,7 @@ def build() -> typer.Typer:
     app.command("backfill")(history.backfill)
     app.command("audit")(history.audit)
     app.command("reembed")(reembed.reembed)
+    app.command("similar")(similar.similar)
     for entry in sorted(entry_points(group=GROUP), key=lambda each: each.name):
         command = entry.load()
         if isinstance(command, typer.Typer):

@@ -41,6 +41,7 @@ COMMANDS = {
     "audit",
     "backfill",
     "reembed",
+    "similar",
     "train",
     "card",
     "evaluate",
