@@ -89,7 +89,7 @@ def query_by_point(store: LookStore, model_hash: str, lon: float, lat: float, fi
         metres = to_utm(point, one.epsg)
         if metres.is_empty:
             return None
-        col, row = (int(value // one.side_m) for value in (metres.x, metres.y))
+        col, row = (int(value // one.side_m) for value in metres.bounds[:2])
         return Cell(epsg=one.epsg, level=one.level, tile_px=one.tile_px, col=col, row=row).id
 
     return _latest(store, model_hash, filters, cell_of, f"the place {lon:g}, {lat:g}")
