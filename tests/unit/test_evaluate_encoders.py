@@ -22,10 +22,12 @@ from training.evaluate.encoders.subjects import (
     Subject,
     embedding,
     mean_colour,
+    of_run,
     plain_pixels,
     random_weights,
     read_heads,
 )
+from training.running.runfolder import write_run
 
 
 def directions(*degrees: float) -> np.ndarray:
@@ -246,3 +248,31 @@ def test_a_subject_without_the_head_of_a_sensor_is_left_out() -> None:
     subject = Subject(name="x", kind="heads", embed=lambda *_: {}, sensors=frozenset({"sentinel-1"}))
     assert ranks_of(subject, pairs(tiles, tiles)) == {}
     assert turned_round(pairs(tiles, tiles)).sensors == ("sentinel-2-later", "sentinel-1")
+
+
+def run_of(path: Path, seed: int, *sensors: str) -> VisionTransformer:
+    """A finished run whose sensors have patch embeddings of their own; the trunk as it is served."""
+    torch.manual_seed(seed)
+    vit = VisionTransformer.from_config(SMALL)
+    own = {}
+    for number, sensor in enumerate(sensors):
+        own[f"patch_embeds.{sensor}.weight"] = vit.patch_embed.weight.detach() * (number + 1)
+        own[f"patch_embeds.{sensor}.bias"] = vit.patch_embed.bias.detach() + number
+    preset = {"name": "x", "msad": "off", "vit": SMALL.to_dict(), "held_out_events": ["B"]}
+    write_run(path, {"kind": "xstars", "preset": preset, "seed": seed}, {**vit.state_dict(), **own})
+    vit.load_state_dict({name: value.half().float() for name, value in vit.state_dict().items()})
+    return vit.eval()
+
+
+def test_a_continued_run_keeps_the_start_s_embedding_of_a_sensor_it_was_not_shown(tmp_path: Path) -> None:
+    start, adapted = run_of(tmp_path / "start", 0, "aerial"), run_of(tmp_path / "run", 1, "sentinel-2")
+    tiles = np.random.default_rng(0).random((2, 3, 16, 16)).astype(np.float32)
+    subject = of_run(tmp_path / "run", start=tmp_path / "start")
+    with torch.inference_mode():
+        expected, _ = adapted.encode(start.patch_embed(torch.from_numpy(tiles * 2 - 1)))
+    found = subject.embed(tiles, "aerial-coarse", ("cls",))["cls"]
+    np.testing.assert_allclose(found, torch.nn.functional.normalize(expected).numpy(), atol=1e-5)
+    assert subject.takes("aerial-coarse", "sentinel-2-later")
+    alone = of_run(tmp_path / "run")
+    assert alone.takes("sentinel-2")
+    assert not alone.takes("aerial")

@@ -102,7 +102,7 @@ def open_judged(
     family: str,
     tile_px: int | None,
     heads: bool = False,
-    names: Mapping[Path, str] | None = None,
+    starts: Mapping[Path, Path] | None = None,
 ) -> Judged:
     """Open the encoders that a command names.
 
@@ -112,7 +112,7 @@ def open_judged(
         family: whose encoder is taken from a bundle.
         tile_px: side of a tile that is asked for.
         heads: whether the runs' projection heads are judged too.
-        names: what runs are called, instead of their folders.
+        starts: the run that a run continued, where a sensor's patch embedding may have to come from.
 
     Raises:
         BundleError: there is no such bundle or family.
@@ -126,7 +126,7 @@ def open_judged(
     for path in paths:
         whole = path.resolve()
         plain = f"{whole.parent.name}/{whole.name}" if whole.name in twice else whole.name
-        of_runs.append(of_run(path, (names or {}).get(path, plain)))
+        of_runs.append(of_run(path, plain, (starts or {}).get(path)))
     encoders = [*opened, *of_runs]
     sides = sorted({each.vit.config.img_size for each in encoders if each.vit is not None})
     side = tile_px or sides[-1]

@@ -133,7 +133,13 @@ def _judge(
     plan: Ablation, runs: tuple[PlannedRun, ...], target: Path, command: str, draws: int, seed: int, console: Console
 ) -> list[Path]:
     folder, aerial = OmbriaFolder.open(plan.ombria), ClassFolder.open(plan.classes)
-    judged = open_judged(None, [plan.out / run.name for run in runs], family="sentinel-2", tile_px=None)
+    judged = open_judged(
+        None,
+        [plan.out / run.name for run in runs],
+        family="sentinel-2",
+        tile_px=None,
+        starts={plan.out / run.name: plan.out / run.after for run in runs if run.after is not None},
+    )
     images = judged.held_out(folder, None)
     how = of_whole_images(judged.tile_px)
     bench = Bench(
@@ -201,7 +207,8 @@ def _judge(
             "Alignment of real Sentinel-2 and aerial images is not verified: no data here can show it.",
             *([] if radar else ["No held-out image has a Sentinel-1 view: nothing is said of it."]),
             "With --minutes, cheaper modes do more steps in the same time; with --steps all do as many.",
-            f"Continual runs start from `{START}`, trained on aerial images alone, and adapt it to {plan.adapt_to}.",
+            f"Continual runs start from `{START}`, trained on aerial images alone, and adapt it to {plan.adapt_to}. "
+            "Where each sensor has a patch embedding of its own, aerial tiles go through the start's, then the new trunk.",
             *judged.notes,
         ],
         tables=[

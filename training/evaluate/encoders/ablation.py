@@ -80,7 +80,7 @@ class Bench:
                 there = {way: ranks for way, (ranks, _) in ranks_of(subject, pairs, WAYS).items()}
                 for way in WAYS if there else ():
                     hits[f"{name} ({way})"] = (there.get(way, next(iter(there.values()))) == 1).astype(np.float64)
-        if subject.kind == "heads":
+        if subject.kind == "heads" or not subject.takes("aerial"):
             return hits
         codes, wanted = self.classes.train_codes, self.classes.test_codes
         train, test = (

@@ -88,15 +88,30 @@ def of_bundle(bundle: ModelBundle, family: str) -> Subject:
     )
 
 
-def of_run(path: Path, name: str | None = None) -> Subject:
+def of_run(path: Path, name: str | None = None, start: Path | None = None) -> Subject:
     """The encoder of a finished run of ``vigie train xstars``, with weights as a bundle would hold them.
+
+    Args:
+        path: the run.
+        name: what it is called; else its folder.
+        start: the run that it continued. A sensor that it was not shown again keeps the patch embedding of that run.
 
     Raises:
         RunInvalid: it is not finished, or of another kind.
     """
     run = RunFolder.open(path, "xstars")
     vit = build_encoder(run)
-    by_sensor = cache(lambda sensor: build_encoder(run, sensor))
+    own = sensors_of(run)
+    before = None if start is None or own is None else RunFolder.open(start, "xstars")
+
+    @cache
+    def by_sensor(sensor: str) -> VisionTransformer:
+        if before is None or own is None or sensor in own:
+            return build_encoder(run, sensor)
+        adapted = build_encoder(run)
+        adapted.patch_embed.load_state_dict(build_encoder(before, sensor).patch_embed.state_dict())
+        return adapted
+
     preset = run.config["preset"]
     facts = {
         "preset": preset["name"],
@@ -112,7 +127,7 @@ def of_run(path: Path, name: str | None = None) -> Subject:
         embed=embedding(by_sensor),
         vit=vit,
         of_sensor=by_sensor,
-        sensors=sensors_of(run),
+        sensors=own if own is None or before is None else own | (sensors_of(before) or frozenset()),
         facts=facts,
         held_out_events=tuple(preset["held_out_events"]),
     )
