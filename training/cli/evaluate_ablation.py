@@ -208,7 +208,7 @@ def _judge(
             *([] if radar else ["No held-out image has a Sentinel-1 view: nothing is said of it."]),
             "With --minutes, cheaper modes do more steps in the same time; with --steps all do as many.",
             f"Continual runs start from `{START}`, trained on aerial images alone, and adapt it to {plan.adapt_to}. "
-            "Where each sensor has a patch embedding of its own, aerial tiles go through the start's, then the new trunk.",
+            "Where each sensor has its own patch embedding, aerial tiles go through the start's, then the new trunk.",
             *judged.notes,
         ],
         tables=[
