@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.unit.test_training_loop import Ticks
 from tests.unit.test_training_run import training
-from training.denoise.pictures import GAP_PX, TITLE_PX, Pictures, grid
+from training.denoise.pictures import Pictures
 from training.denoise.sampling import sample
+from training.running.sheet import GAP_PX, TITLE_PX, grid
 
 
 def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
