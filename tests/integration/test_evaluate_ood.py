@@ -129,7 +129,7 @@ def test_a_folder_never_seen_is_judged_and_told(folder: Path, bundle: Path, tmp_
     assert rows["odeed", "pixel"]["n_pos"] == 32 * rows["odeed", "flooded-vs-dry"]["n_pos"]
     assert ("png-size", "pixel") not in rows
     assert {"one-step", "odeed", "ravaen-xstars"} <= {each["scorer"] for each in found["differences"]}
-    assert {each["beyond"] for each in found["knowledge"]} == {"energy", "water-index"}
+    assert {each["beyond"] for each in found["knowledge"]} == {"energy", "water-index", "energy + water-index"}
     assert {each["event"] for each in found["per_event"]} == {"Po", "Ebro", "Loire"}
     text = (out.parent / "judged.md").read_text()
     assert "| dark-swir | *control* | 0.900 |" in text
