@@ -161,7 +161,7 @@ def aims(
 
     Args:
         modes: by corrected mode and measure, its comparison with DINO alone.
-        kept: the first sensor's kNN of continual runs, compared with the start.
+        kept: the first sensor's measures of continual runs, compared with the start; kNN has an aim.
         linear_ahead: by mode, the linear probe compared with raw pixels.
     """
     rows: list[dict[str, Any]] = []
@@ -172,7 +172,11 @@ def aims(
                 # Where DINO alone finds nothing there is no ratio, and any find is more than three times nothing.
                 rows.append({**three, "reached": row["value"] > 0} if row["ratio"] is None else three)
                 rows.append(_aim(f"{mode}: {name} at least 10 times chance", row["times_chance"], 10.0))
-    rows += [_aim(f"{row['run']}: kNN of the first sensor within 2 points", row["difference"], -0.02) for row in kept]
+    rows += [
+        _aim(f"{row['run']}: kNN of the first sensor within 2 points", row["difference"], -0.02)
+        for row in kept
+        if row["measure"] == KNN
+    ]
     rows += [
         _aim(f"{mode}: linear probe at least 15 points above raw pixels", row["difference"], 0.15)
         for mode, row in linear_ahead.items()
