@@ -1,7 +1,7 @@
 """What encoders are trained with: one frozen value per network, printed by ``--dry-run``.
 
-``tiny`` is shipped and fits a CPU; ``ablation`` is the small setting in which MSAD's modes are compared. ``small``,
-``base`` and ``large`` are for GPUs, with DINO's numbers as X-STARS uses them.
+``tiny`` fits a CPU, and is newer than what the bundle ``base`` holds; ``ablation`` is the small setting in which MSAD's
+modes are compared. ``small``, ``base`` and ``large`` are for GPUs, with DINO's numbers as X-STARS uses them.
 """
 
 from __future__ import annotations
